@@ -155,6 +155,9 @@ class Positional(Part[OptionsT]):
 
     has_bias: ClassVar[bool] = False  # whether `bias` returns a tensor
     extrapolates: ClassVar[bool] = True  # whether positions beyond the trained length are defined
+    # By how much `rotate` multiplies the products of rotated queries and keys: an attention must
+    # multiply those of other dimensions by the same.
+    score_factor: float = 1.0
 
     def __init__(self, shape: ModelShape, options: OptionsT) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ from variants.errors import SHIPPED, VariantError
 Tensors = dict[str, Tensor]  # by parameter name
 SAFETENSORS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "checkpoint.json"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of a model's tensors
+TYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 GPT2 = {
     axis: VariantChoice(name=about.default, label=about.default, options={})
     for axis, about in AXES.items()
@@ -72,7 +74,8 @@ class Weights:
         sha = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            flat = tensor.contiguous().flatten()  # a dimension of 1 may have any stride
+            sha.update(flat.view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
 
@@ -184,7 +187,7 @@ def read_weights(source: Path, trust: Trust | None = None) -> Weights:
     With `trust`, a checkpoint that would run other code is refused before its tensors are read.
 
     Raises:
-        UserError: it is not a checkpoint folder, or not trusted.
+        UserError: it is not a checkpoint folder, has a value that is not finite, or is not trusted.
     """
     description = source / DESCRIPTION_FILE
     try:
@@ -208,7 +211,10 @@ def read_weights(source: Path, trust: Trust | None = None) -> Weights:
     )
     if trust is not None:
         trust.check(weights, source)
-    return replace(weights, tensors=read_weights_file(source / SAFETENSORS_FILE))
+    tensors = read_weights_file(source / SAFETENSORS_FILE)
+    if problems := not_finite_tensors(tensors, source):
+        raise UserError(problems)
+    return replace(weights, tensors=tensors)
 
 
 def _parameter_shapes(weights: Weights) -> dict[str, torch.Size]:
@@ -244,9 +250,30 @@ def incompatible_tensors(
         elif tensors[name].shape != expected[name]:
             shapes = f"{tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}"
             problems.append(Problem(place, f"has shape {shapes}"))
-        elif not tensors[name].is_floating_point():
-            message = f"has type {tensors[name].dtype}, must be floating-point"
+        elif tensors[name].dtype not in DTYPES:
+            message = f"has type {tensors[name].dtype}, must be floating-point: {TYPE_NAMES}"
             problems.append(Problem(place, message))
+    return problems
+
+
+def not_finite_tensors(tensors: Mapping[str, Tensor], source: Path) -> list[Problem]:
+    """Return every tensor that holds NaN or infinity, with the first such element."""
+    problems = []
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in DTYPES:  # integers are finite
+            continue
+        finite = tensor.isfinite()
+        if not finite.all():
+            first = torch.nonzero(~finite)[0].tolist()
+            n_wrong = tensor.numel() - int(finite.sum())
+            problems.append(
+                Problem(
+                    f"{source}: {name}",
+                    f"{n_wrong} of {tensor.numel()} values are NaN or infinite, the first is "
+                    f"{tensor[tuple(first)].item()} at {first}; the training diverged, or the file "
+                    "is damaged: name another checkpoint",
+                )
+            )
     return problems
 
 

@@ -13,6 +13,7 @@ from harness.model.weights import (
     atomic_folder,
     check_absent,
     load_weights,
+    not_finite_tensors,
     save_weights,
     write_files,
 )
@@ -32,8 +33,8 @@ def import_weights(source: str, dest: Path) -> Weights:
     Its config.json states the layout, GPT-2's if it does not.
 
     Raises:
-        UserError: it is not a checkpoint, is incomplete, or does not fit its layout. `dest` is not
-            created then.
+        UserError: it is not a checkpoint, is incomplete, does not fit its layout, or holds values
+            that are not finite. `dest` is not created then.
     """
     check_absent(dest)
     path = Path(source)
@@ -43,6 +44,8 @@ def import_weights(source: str, dest: Path) -> Weights:
             raise UserError(f"{source}: {message}; {choices(source, HUB)}")
         path = _download(source)
     published = read_tensors(path)
+    if problems := not_finite_tensors(published, path):
+        raise UserError(problems)
     config = read_config(path)
     layout: ModuleType = llama if config.get("model_type") in llama.FORMATS else gpt2
     weights: Weights = layout.read(published, config, path)
