@@ -106,6 +106,7 @@ def test_compiled_blocks_are_recomputed():
 @pytest.mark.filterwarnings(  # of the compiler itself
     "ignore:The .grad attribute of a Tensor:UserWarning",
     "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning",
 )
 def test_generated_code_is_recomputed():
     """With the masks of the forward pass: other masks in the backward pass train nothing."""

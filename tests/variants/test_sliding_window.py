@@ -574,10 +574,16 @@ def test_flex_attention_masks_documents(window, n_kv_head):
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+warns_of_compiler = pytest.mark.filterwarnings(  # of the compiler itself, and of fp32 on a GPU
+    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning",
+    "ignore:TensorFloat32 tensor cores:UserWarning",
+)
 
 
 @pytest.mark.cuda
 @needs_gpu
+@warns_of_compiler
 @pytest.mark.parametrize("window", FLEX, ids=str)
 def test_flex_attention_kernel_equals_blocks(window):
     compare_with_flex(window, "cuda", "inductor", gradients=True)
@@ -629,6 +635,7 @@ def test_every_attention_masks_documents_with_flex_attention():
 
 @pytest.mark.cuda
 @needs_gpu
+@warns_of_compiler
 @pytest.mark.parametrize("n_kv_head", [H, 1])
 @pytest.mark.parametrize("window", FLEX_DOCUMENTS, ids=str)
 def test_flex_attention_kernel_masks_documents(window, n_kv_head):
@@ -652,10 +659,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.filterwarnings(  # of the compiler itself
-    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning",
-    "ignore:TensorFloat32 tensor cores:UserWarning",
-)
+@warns_of_compiler
 @pytest.mark.parametrize(("name", "options", "documents", "device"), LAYERS, ids=str)
 def test_compiled_layer_equals_the_uncompiled(name, options, documents, device):
     """On a GPU it takes another path, and under autocast with operands of several precisions."""
