@@ -339,7 +339,7 @@ def planned(folder, hows):
             name = f"{label}-gpt2_vocabulary"
             runs[label, "gpt2"] = plan(folder, name, how, steps=2, **GPT2_VOCABULARY)
         if label in {*WITH_BF16, *WITH_BF16.values()}:
-            runs[label, "bf16"] = plan(folder, f"{label}-bf16", how, steps=5, precision="bf16")
+            runs[label, "bf16"] = plan(folder, f"{label}-in_bf16", how, steps=5, precision="bf16")
         for name, settings in settings_of(label).items():
             runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
