@@ -44,7 +44,7 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
         self, model: nn.Module, mesh: DeviceMesh, device: torch.device, precision: Precision
     ) -> nn.Module:
         """Shard over the mesh; with bf16, gather parameters in bf16, reduce gradients in fp32."""
-        param_dtype = torch.bfloat16 if precision == "bf16" else None
+        param_dtype = None if precision == "fp32" else torch.bfloat16
         mp_policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
         offload_policy = OffloadPolicy()
         if self.cpu_offload:
@@ -106,7 +106,7 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
             # A parameter that several units share is gathered once.
             parameters = {p: None for unit in self.units(model) for p in unit.parameters()}
             regathered = padded_size(parameters, self.n_shards)
-        bytes_each = 2 if step.precision == "bf16" else 4
+        bytes_each = 4 if step.precision == "fp32" else 2
         gathered = step.n_micro_batches * (n_parameters + regathered) * bytes_each
         gather_bytes = sent_bytes("all_gather", gathered, self.n_shards)
         return gather_bytes + sent_bytes("reduce_scatter", 4 * n_parameters, self.n_shards)
