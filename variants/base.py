@@ -88,7 +88,7 @@ class Variant(Generic[OptionsT]):
         return {}
 
 
-class Part(Variant[OptionsT], nn.Module):
+class Part(nn.Module, Variant[OptionsT]):
     """A variant that is a module of the model."""
 
     # Set by tensor parallelism: shards of parameters, and full parameters whose gradients are

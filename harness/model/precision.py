@@ -1,4 +1,4 @@
-"""The meaning of a precision's name: storage type, autocast, and where it is possible."""
+"""The meaning of a precision's name: storage type, autocast, and which devices have it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
