@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.model.logit_gradients import logit_gradients
 from harness.model.loss import Objective, at_least_fp32
 from harness.model.precision import product_dtype
+from harness.model.sharded_loss import logit_gradients
 from variants.tensor_parallel import VocabularyShard
 
 

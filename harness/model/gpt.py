@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.model.chunked_loss import chunked_token_losses, chunks
-from harness.model.logit_gradients import sharded_token_losses
 from harness.model.loss import CROSS_ENTROPY, Objective, at_least_fp32, token_losses
 from harness.model.precision import product_dtype
+from harness.model.sharded_loss import sharded_token_losses
 from harness.results.records.settings import Recompute
 from variants.base import (
     Attention,
