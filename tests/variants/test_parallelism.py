@@ -200,6 +200,13 @@ SETTINGS["all"] = {key: value for settings in SETTINGS.values() for key, value i
 ONE_BY_ONE = ("ddp", "fsdp", "tp")  # all others train with all of them together
 GPT2_VOCABULARY = {"vocab_size": 50_257, "n_embd": 32}  # an embedding of 1.6 million parameters
 WITH_GPT2_VOCABULARY = ("ddp", "zero1", "fsdp", "tp")
+WITH_BF16 = {  # and what rounds the same: tensor parallelism rounds the sums of some heads only
+    "ddp": "single",
+    "fsdp": "single",
+    "fsdp-small_units": "single",
+    "hsdp": "single",
+    "fsdp_tp": "tp",
+}
 
 
 def settings_of(label):
@@ -324,6 +331,8 @@ def planned(folder, hows):
         if label in ("single", *WITH_GPT2_VOCABULARY):
             name = f"{label}-gpt2_vocabulary"
             runs[label, "gpt2"] = plan(folder, name, how, steps=2, **GPT2_VOCABULARY)
+        if label in {*WITH_BF16, *WITH_BF16.values()}:
+            runs[label, "bf16"] = plan(folder, f"{label}-bf16", how, steps=5, precision="bf16")
         for name, settings in settings_of(label).items():
             runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
@@ -404,6 +413,22 @@ def test_norms_agree_with_a_large_vocabulary(runs, label):
     same_training(one, many)
     norms = one.steps().grad_norm.tolist()
     assert many.steps().grad_norm.tolist() == pytest.approx(norms, rel=1e-6)
+
+
+@pytest.mark.parametrize("label", WITH_BF16)
+def test_bf16_rounds_what_a_single_process_rounds(runs, label):
+    """One process keeps embeddings, norms and the residual stream in fp32; so must sharding."""
+    one, many = runs[WITH_BF16[label], "bf16"], runs[label, "bf16"]
+    assert outcome(many)["error"] is None
+    assert one.steps().loss[0] != runs["single"].steps().loss[0]
+    assert many.steps().loss.tolist() == pytest.approx(one.steps().loss.tolist(), rel=1e-4)
+    for mine, right in zip(many.evals(), one.evals(), strict=True):
+        assert mine.val_loss == pytest.approx(right.val_loss, rel=1e-4)
+    predicted = many.probes.predicted_bytes_sent
+    for rank in many.probes.traffic:
+        sent = sum(calls.sent_bytes for calls in rank.values())
+        assert predicted is None or sent == pytest.approx(predicted, rel=0.02)
+    assert (predicted is None) == (label == "fsdp_tp")
 
 
 FITTING = [
