@@ -1,4 +1,4 @@
-"""What a file holds: hashes of content, and stamps, which say that a file has not changed."""
+"""The contents of files as hashes, and stamps, which show that a file has not changed."""
 
 import hashlib
 import os
