@@ -8,7 +8,7 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).parent
 LIBRARIES = {"site-packages", "dist-packages", "harness"}  # folders of code that is not a variant's
-# What the code of a variant may raise: an exit in it must not end a command as if all was done.
+# Errors of the code of a variant: an exit in it must not end a command as if all was done.
 CODE_ERRORS = (Exception, SystemExit)
 
 

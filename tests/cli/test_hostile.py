@@ -27,7 +27,7 @@ def sample(cases):
     return random.Random(0).sample(sorted(cases), min(N, len(cases)))
 
 
-STUDIES = {  # what is replaced, by what, and a part of the message
+STUDIES = {  # a text, its replacement, and a part of the message
     **{
         f"{key} = {value}": ("\n[study]", f"\n{key} = {value}\n[study]", f"{key}")
         for key in ("include", "exclude", "init", "axes", "train", "study.seeds")
