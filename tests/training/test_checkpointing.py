@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from optimizers import make_optimizer
+from saved_state import save_state
 from tiny_run import SEQ_LEN, VOCAB, join_alone, tiny_spec
 from torch.distributed.tensor import DTensor
 
@@ -34,7 +35,6 @@ from harness.training.checkpointing import (
     drop_state,
     load_state,
     resumable_checkpoints,
-    save_state,
 )
 from harness.training.evaluation import Evaluation
 from harness.training.loop import train
@@ -98,6 +98,12 @@ def run(tmp_path):
     return Run(tmp_path / "run")
 
 
+def write(checkpoints, step, val_loss):
+    """Save, and wait until the checkpoint is whole."""
+    checkpoints.save(step, val_loss)
+    checkpoints.wait()
+
+
 def listing(run):
     """Return the entries of the checkpoint folder: targets of links, None for folders."""
     paths = run.checkpoints.iterdir()
@@ -116,7 +122,7 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path, run, ranks):
     def save(n, val_loss):
         train_steps(model, optimizer)
         weights[n] = gather_weights(gpt)
-        checkpoints.save(n, val_loss)
+        write(checkpoints, n, val_loss)
         return listing(run)
 
     assert save(2, None) == {"newest": "step-2", "step-2": None}, "an unknown loss is not the best"
@@ -135,9 +141,9 @@ def test_other_files_in_the_folder_are_kept(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
-    checkpoints.save(1, 1.0)
+    write(checkpoints, 1, 1.0)
     export_weights(run.best_checkpoint, run.checkpoints / "exported")
-    checkpoints.save(2, 0.5)
+    write(checkpoints, 2, 0.5)
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 
 
@@ -148,8 +154,13 @@ def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     for n, val_loss in ((1, 1.0), (2, 2.0)):
         train_steps(model, optimizer)
-        checkpoints.save(n, val_loss)
-    assert run.checkpoints.exists() == (keep != "none") == (checkpoints.total_s > 0)
+        write(checkpoints, n, val_loss)
+    assert (
+        run.checkpoints.exists()
+        == (keep != "none")
+        == (checkpoints.blocked_s > 0)
+        == (checkpoints.written_s > 0)
+    )
     if keep != "none":
         files = {"model.safetensors", "checkpoint.json"}
         unfinished = {path.name for path in run.best_checkpoint.iterdir()}
@@ -191,7 +202,7 @@ def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
         train_steps(model, optimizer)
-        checkpoints.save(step, val_loss)
+        write(checkpoints, step, val_loss)
     copy(run.path, tmp_path / "copy")
     copied = Run(tmp_path / "copy")
     assert [folder.name for folder in resumable_checkpoints(copied)] == ["step-6", "step-4"]
@@ -199,7 +210,7 @@ def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
     resumed = Checkpoints(copied, run_spec, ranks, gpt, optimizer)
     resumed.restore_links(6, {2: 3.0, 4: 1.0, 6: 2.0})
     assert listing(copied) == listing(run)
-    resumed.save(8, 1.5)
+    write(resumed, 8, 1.5)
     folders = {"step-8": None, "step-4": None}
     assert listing(copied) == {"newest": "step-8", "best": "step-4", **folders}
 
@@ -216,7 +227,7 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)):
         train_steps(model, optimizer)
         weights[step] = gather_weights(gpt)
-        checkpoints.save(step, val_loss)
+        write(checkpoints, step, val_loss)
     assert set(listing(run)) == {"newest", "best", "step-4", "step-8"}
     assert equal(load_weights(run.newest_checkpoint).tensors, weights[8])
     assert equal(load_weights(run.best_checkpoint).tensors, weights[4])
@@ -224,7 +235,7 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     assert [folder.name for folder in resumable_checkpoints(run)] == ["step-8"]
 
 
-MOMENTS = ("_write", "save_state", "_link", "_point", "restore_links", "drop_state")
+MOMENTS = ("_write", "write_state", "_link", "_point", "restore_links", "drop_state")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -236,7 +247,7 @@ def test_after_its_run_was_taken_over_no_checkpoint_changes(
     run_spec = spec(tmp_path, "full")
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(first.run, run_spec, ranks, gpt, optimizer)
-    checkpoints.save(2, 3.0)
+    write(checkpoints, 2, 3.0)
     left = []
 
     def take_over_before(owner, name):
@@ -258,7 +269,7 @@ def test_after_its_run_was_taken_over_no_checkpoint_changes(
         elif moment == "drop_state":
             checkpointing.drop_state(first.run, "none")
         else:
-            checkpoints.save(4, 1.0)
+            write(checkpoints, 4, 1.0)
     assert left[0] and kept_files(run) == left[0]
 
 
@@ -433,7 +444,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
     gpt, model, optimizer = make(run_spec, ranks)
     train_steps(model, optimizer)
     states = {1: gather_state(gpt, optimizer)}
-    Checkpoints(run, run_spec, ranks, gpt, optimizer).save(1, 2.0)
+    write(Checkpoints(run, run_spec, ranks, gpt, optimizer), 1, 2.0)
     train_steps(model, optimizer)
     states[2] = gather_state(gpt, optimizer)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
@@ -444,7 +455,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
             no_cleanup = SimpleNamespace(rmtree=lambda *_, **__: None)
             patch.setattr(weights_module, "shutil", no_cleanup)
         with pytest.raises((OSError, StateError), match="No space left"):
-            checkpoints.save(2, 1.0)
+            write(checkpoints, 2, 1.0)
 
     newest = 2 if is_new else 1
     tensors = load_weights(run.newest_checkpoint).tensors
@@ -454,7 +465,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
     assert load_state(run.newest_checkpoint, loaded_gpt, loaded_optimizer) == newest
     assert equal(gather_state(loaded_gpt, loaded_optimizer), states[newest])
 
-    checkpoints.save(3, 0.5)
+    write(checkpoints, 3, 0.5)
     assert listing(run) == {"newest": "step-3", "best": "step-3", "step-3": None}
 
 
@@ -493,7 +504,7 @@ def relay(root):
                 train_steps(model, optimizer)
                 n_done += 1
             checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
-            checkpoints.save(n_done, 1.0)
+            write(checkpoints, n_done, 1.0)
             saved = gather_state(gpt, optimizer)
             record = {"loaded": loaded, "saved": saved, "n_done": n_done}
             torch.save(record, root / f"{name}.{ranks.rank}.pt")
@@ -502,7 +513,7 @@ def relay(root):
             if ranks.rank == 1:
                 patch.setattr(os, "fsync", fail)
             with pytest.raises(StateError, match=r"rank 1: OSError: .*No space left"):
-                checkpoints.save(n_done + 1, 0.5)
+                write(checkpoints, n_done + 1, 0.5)
         ranks.barrier()
         if ranks.is_first:
             (root / "litter.json").write_text(json.dumps(listing(run)))
@@ -517,7 +528,7 @@ def relayed(tmp_path_factory):
     run_spec = spec(root, "full")
     gpt, model, optimizer = make(run_spec, ranks)
     train_steps(model, optimizer, 2)
-    Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer).save(2, 1.0)
+    write(Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer), 2, 1.0)
     dist.destroy_process_group()
 
     script = root / "script.py"
