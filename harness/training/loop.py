@@ -353,9 +353,8 @@ def collect_probes(
     if predicted_bytes_sent is not None:
         predicted_bytes_sent += setup.optimizer_bytes_sent
     # Trains on, so it comes after everything that reads the parameters.
-    post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
-        spec.train.steps, setup.run, spec.launch.trace
-    )
+    probe = PostTrainingProbe(setup.model, context, setup.train_step, spec.train.compile)
+    post_training = probe.measure(spec.train.steps, setup.run, spec.launch.trace)
     return ProbeResults(
         memory=memory,
         predicted_memory=MemoryPrediction(**with_average(predicted_memory, spec.train)),
