@@ -88,7 +88,7 @@ class Variant(Generic[OptionsT]):
         return {}
 
 
-class Part(Variant[OptionsT], nn.Module):
+class Part(nn.Module, Variant[OptionsT]):
     """A variant that is a module of the model."""
 
     # Set by tensor parallelism: shards of parameters, and full parameters whose gradients are
@@ -155,6 +155,9 @@ class Positional(Part[OptionsT]):
 
     has_bias: ClassVar[bool] = False  # whether `bias` returns a tensor
     extrapolates: ClassVar[bool] = True  # whether positions beyond the trained length are defined
+    # By how much `rotate` multiplies the products of rotated queries and keys: an attention must
+    # multiply those of other dimensions by the same.
+    score_factor: float = 1.0
 
     def __init__(self, shape: ModelShape, options: OptionsT) -> None:
         super().__init__()
@@ -335,6 +338,7 @@ class Parallelism(Variant[ProcessOptionsT]):
 
     devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # supported device types
     counters_unreliable: ClassVar[bool] = False  # True if FLOP counters miss work of other threads
+    cpu_offload: bool = False  # whether parameters, gradients and optimizer state are in CPU memory
 
     def __init__(self, options: ProcessOptionsT) -> None:
         self.options = options

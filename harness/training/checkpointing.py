@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from harness.distributed.lost_peers import is_lost_peer
@@ -40,6 +40,7 @@ from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
 from harness.training.staging import copy_to_host
+from harness.training.state_reader import StatePlanner, StateReader
 from variants.base import ModelShape
 from variants.tensor_parallel import ShardSpec
 
@@ -423,13 +424,14 @@ def load_state(
     They may have been sharded otherwise.
 
     Raises:
-        StateError: the state is incomplete or of another model; model, average and optimizer are
-        undefined afterwards.
+        StateError: the state is incomplete, of another model, or could run code; model, average
+            and optimizer are undefined afterwards.
     """
     state = _state(gpt, optimizer, average, 0)
     with _one_line_errors(f"{folder / STATE} cannot be read"):
         loaded = to_dcp_state(state, shard_specs(gpt))
-        state_dict_loader.load(loaded, storage_reader=FileSystemReader(folder / STATE))
+        reader = StateReader(folder / STATE)
+        state_dict_loader.load(loaded, storage_reader=reader, planner=StatePlanner())
     set_state_dict(
         gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
