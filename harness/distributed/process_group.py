@@ -69,7 +69,7 @@ class DistributedContext:
         return values
 
     def of_thread(self, stall_timeout_s: float | None) -> "DistributedContext":
-        """Return the context of a thread beside the main one; every rank calls this.
+        """Return the context of another thread than the main one; every rank calls this.
 
         It has a process group of its own, of gloo: collectives of two threads in one group would
         be paired at random. Its tensors are on the CPU.

@@ -62,7 +62,7 @@ class StateError(Exception):
 
 @dataclass(frozen=True)
 class _Staged:
-    """A state in host memory: what a checkpoint after `step` steps holds.
+    """A state in host memory, of which a checkpoint after `step` steps is written.
 
     `weights` are this rank's parameters by name, which `state` holds as well.
     """
@@ -76,7 +76,7 @@ class _Staged:
 class Checkpoints:
     """Write checkpoints and keep the newest one and the one with the lowest validation loss.
 
-    `save` copies the state to host memory, and a thread writes it while the training goes on: at
+    `save` copies the state to host memory, and a thread writes it during the next steps: at
     most one checkpoint is in flight. The threads of all ranks have a process group of their own.
     `with checkpoints:` waits for the last one.
 

@@ -156,7 +156,7 @@ class LaunchSettings(StrictModel):
     )
     checkpoint_every_s: TimeLimit | None = Field(
         default=None,
-        description="seconds after the last checkpoint at which another one is due, beside those "
+        description="seconds after the last checkpoint at which another one is due, besides those "
         "of `checkpoint_every`; null: none",
     )
     keep_checkpoints: Literal["none", "weights", "full"] = Field(
