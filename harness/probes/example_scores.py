@@ -67,7 +67,7 @@ class ExampleCollector:
             of_filter = [sample for sample in samples if sample["filter"] == kind]
             own_documents = "".join(sample["doc_hash"][:HASH_DIGITS] for sample in of_filter)
             documents = documents or own_documents
-            found = [sample.get(metric) for sample in of_filter]
+            found: list[Any] = [sample.get(metric) for sample in of_filter]
             reason = _aggregated(metric, results.get("configs", {}).get(task, {}))
             reason = reason or _not_a_mean(found, value)
             if reason is None and own_documents != documents:

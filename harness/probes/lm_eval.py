@@ -183,7 +183,7 @@ def measure(
     if model is None:
         return TaskResults([])
     adapter = (Scorer(model, spec.train.precision), Tokenizer(spec.data.tokenizer))
-    records = []
+    records: list[TaskRecord] = []
     collector = ExampleCollector()
     for task in settings.tasks:
         try:

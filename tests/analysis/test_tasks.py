@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from reported import GQA, MHA, plant, run_of, two_entries, written
 
+import harness
 from harness.analysis import dataset, tasks
 from harness.results.records import ExampleScores
 from harness.results.records.study_summary import Unreadable
@@ -104,10 +105,8 @@ def test_examples_are_paired_by_content(pair):
     for seed in (0, 1):
         base = rng.random(100)
         other = rng.random(100)
-        order = rng.permutation(100)
-        order = np.array(sorted(order, key=lambda i: documents[i] in (5, 6)))  # equal: in order
-        equal = [i for i in order if documents[i] in (5, 6)]
-        order = np.array([i for i in order if i not in equal] + sorted(equal))
+        equal = [5, 6, 97, 98, 99]  # stay in order
+        order = np.array([*rng.permutation(np.setdiff1d(range(100), equal)), *equal])
         plant_examples(pair, MHA, seed, [*base, 0.9], [*documents, "of the baseline"])
         shuffled = [documents[i] for i in order]
         plant_examples(pair, GQA, seed, [*other[order], 0.1], [*shuffled, "of the entry"])
@@ -210,6 +209,10 @@ def test_a_group_pools_the_examples_of_its_tasks(pair):
         found = [record("all", "acc", float(np.mean(values)))]
         plant(pair, entry, 0, tasks=found)
         assert read_run(run).examples["all", "acc"].value.tolist() == values
+    frame = harness.load(pair.root, study="tiny").examples
+    means = frame[frame["task"] == "all"].groupby("entry", observed=True)["value"].mean()
+    assert (means[MHA], means[GQA]) == pytest.approx((0.5, 0.7))
+    assert len(frame) == 12 and frame["document"].nunique() == 3
     row = scores_of(pair)["all", "acc"]
     assert (row.over, row.examples_paired) == ("examples", 3)
     assert row.difference.mean == pytest.approx(0.2)
