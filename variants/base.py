@@ -23,7 +23,7 @@ from variants.linear import linear_flops
 from variants.parameters import OptimizerDefaults, ParameterInfo, StateBytes, TrainedParameter
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp8"]
 OptionsT = TypeVar("OptionsT", default=Any)
 GPT2_INIT_STD = 0.02  # of embeddings and linear layers (Radford et al. 2019, 2.3)
 
@@ -88,7 +88,7 @@ class Variant(Generic[OptionsT]):
         return {}
 
 
-class Part(Variant[OptionsT], nn.Module):
+class Part(nn.Module, Variant[OptionsT]):
     """A variant that is a module of the model."""
 
     # Set by tensor parallelism: shards of parameters, and full parameters whose gradients are
@@ -155,6 +155,9 @@ class Positional(Part[OptionsT]):
 
     has_bias: ClassVar[bool] = False  # whether `bias` returns a tensor
     extrapolates: ClassVar[bool] = True  # whether positions beyond the trained length are defined
+    # By how much `rotate` multiplies the products of rotated queries and keys: an attention must
+    # multiply those of other dimensions by the same.
+    score_factor: float = 1.0
 
     def __init__(self, shape: ModelShape, options: OptionsT) -> None:
         super().__init__()
@@ -334,7 +337,9 @@ class Parallelism(Variant[ProcessOptionsT]):
     """How a run is distributed over processes. It wraps a model that is written for one device."""
 
     devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # supported device types
+    precisions: ClassVar[Sequence[str]] = ("fp32", "bf16")  # supported precisions
     counters_unreliable: ClassVar[bool] = False  # True if FLOP counters miss work of other threads
+    cpu_offload: bool = False  # whether parameters, gradients and optimizer state are in CPU memory
 
     def __init__(self, options: ProcessOptionsT) -> None:
         self.options = options

@@ -13,8 +13,8 @@ from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
 from harness.launch.local import LocalBackend
 from harness.launch.placement import randomize_within_seed
-from harness.launch.progress import time_summary
 from harness.launch.scheduler import RunSelection
+from harness.launch.time_summary import time_summary
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
@@ -61,7 +61,7 @@ class Launch:
         Raises:
             typer.Exit: the user stopped it.
         """
-        started = time.monotonic()
+        started = time.time()
         selection, todo, accepted = self.select(stage, store)
         if self.trace:
             todo = [spec.traced() for spec in todo]
@@ -96,7 +96,7 @@ class Launch:
         if diverged:
             log(f"{len(diverged)} trials diverged, which counts as an infinite loss")
         if trained:
-            log(time_summary(store, trained, time.monotonic() - started))
+            log(time_summary(store, trained, started, time.time()))
         return len(after.done) + len(diverged) == len(stage.runs)
 
     def time_runs(
@@ -121,7 +121,7 @@ def is_trials(stage: PlannedStudy) -> bool:
 
 def is_diverged_trial(store: Store, spec: RunSpec) -> bool:
     """Return whether a run is a trial whose loss became infinite, which is its result."""
-    return spec.tuning is not None and store.run(spec.study, spec.run_id).status.reason == "nan"
+    return spec.tuning is not None and store.run(spec.study, spec.run_id).outcome.reason == "nan"
 
 
 def equal_to_untuned(runs: Sequence[RunSpec]) -> dict[str, str]:

@@ -142,6 +142,7 @@ def run(
         launch = replace(launch, order=partial(machine.order, parallel=planned.launch.parallel))
     possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
     problems = machine.check_machine(possible, planned.launch.parallel) if is_local else []
+    problems += machine.check_memory(possible) if is_local else []
     if problems:
         raise UserError(problems)
     planned = check_study(planned, str(study), log)  # all models, before the first stage

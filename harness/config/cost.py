@@ -17,9 +17,16 @@ from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
 from harness.probes.memory import recomputed_bytes
-from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
+from harness.results.records import (
+    MemoryNeed,
+    PredictedCost,
+    ResolvedModel,
+    TrainSettings,
+    VariantChoice,
+)
 from harness.training.averaging import with_average
 from variants.base import ModelShape
+from variants.parameters import FP32_BYTES
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,12 @@ class CostEstimator:
         self._separator = separator
         self._models = {} if models is None else models
 
-    def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
+    def estimate(
+        self, axes: Mapping[str, VariantChoice], micro_batch_size: int, n_sequences: int
+    ) -> PredictedCost:
         """Return parameters, training FLOPs per token, and the peak memory of one rank in bytes.
+
+        A rank has `n_sequences` in each step, `micro_batch_size` of them in a forward pass.
 
         Raises:
             UserError: the model cannot be built, or its parallelism fails.
@@ -76,21 +87,25 @@ class CostEstimator:
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
         cost = self._models[key]
-        memory_bytes = None
-        if cost.activation_bytes is not None:
-            try:
-                fractions = parallelism.memory_fractions(cost.model)
-                predicted = predicted_bytes(cost.model, optimizer, parallelism)
-            except Exception as error:
-                failure = describe_failure(error, "memory_fractions", type(parallelism))
-                raise UserError(failure) from error
-            gathered_bytes = 4 * cost.parameters * fractions["gathered"]
-            state_bytes = sum(with_average(predicted, self._train).values())
-            memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
+        try:
+            fractions = parallelism.memory_fractions(cost.model)
+            predicted = predicted_bytes(cost.model, optimizer, parallelism)
+        except Exception as error:
+            failure = describe_failure(error, "memory_fractions", type(parallelism))
+            raise UserError(failure) from error
+        need = MemoryNeed(
+            **with_average(predicted, self._train),
+            gathered=FP32_BYTES * cost.parameters * fractions["gathered"],
+            activations=cost.activation_bytes,
+            state_on_host=parallelism.cpu_offload and self._train.device == "cuda",
+            n_sequences=n_sequences,
+            micro_batch_size=micro_batch_size,
+        )
         return PredictedCost(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
-            memory_bytes=memory_bytes,
+            memory_bytes=None if cost.activation_bytes is None else need.total,
+            memory=need,
         )
 
     def _measure(self, builder: ModelBuilder, micro_batch_size: int) -> ModelCost:

@@ -224,10 +224,9 @@ class RunSpecBuilder:
             paths = [Path(path) for path in self._context.variant_paths]
             parallelism = load_parallelism(entry["parallelism"], paths)
             n_sequences = self._train.tokens_per_step // self._model.seq_len
-            size = micro_batch_size(
-                n_sequences // parallelism.data_parallel_size, self._train.micro_batch_size
-            )
-            cost = self._estimator.estimate(entry, size)
+            n_local = n_sequences // parallelism.data_parallel_size
+            size = micro_batch_size(n_local, self._train.micro_batch_size)
+            cost = self._estimator.estimate(entry, size, n_local)
             self._costs[name] = (cost, parallelism)
         return self._costs[name]
 

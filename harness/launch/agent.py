@@ -23,13 +23,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from harness.errors import StoreError
 from harness.launch import fork_server
 from harness.launch.cores import cores
 from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
+from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
+from harness.results.out_of_memory import Machine, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import FailureReason, LaunchSpec
 from harness.results.run import Run
@@ -40,6 +43,7 @@ RANKS_MARGIN_S = 20.0  # for ranks to notice and record that they exceed a limit
 STOP_GRACE_S = 30.0  # between the request to end and SIGKILL
 ENGINE_GRACE_S = 10.0  # for the engines of other nodes, after all ranks of this one have ended
 RECORD_GRACE_S = 5.0  # for the ranks of other nodes to record why the run failed
+LOG_LINES = 50  # at the end of a run's log, in which a failed allocation is looked for
 RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
 START_TIMEOUT_S = 300.0  # of the ranks, after the rendezvous; the engine's own does not always end
 # Nodes judge each other by their clocks, which may differ: lost nodes are found by their ranks.
@@ -108,6 +112,7 @@ class _Launch:
         self._config = self._launch_config(scratch)
         self._ended = threading.Event()
         self._error: Exception | None = None
+        self._n_oom_kills = n_oom_kills()
 
     def run_ranks(self) -> None:
         """Start the ranks, wait for them, and record a failure that no rank has recorded."""
@@ -216,8 +221,23 @@ class _Launch:
         if failure.exitcode >= 0:
             return None
         name = failure.signal_name()
-        hint = " (the system sends it when memory runs out)" if name == "SIGKILL" else ""
+        hint = ""
+        if self._was_out_of_memory(name):
+            hint = " (memory ran out)"
+        elif name == "SIGKILL":
+            hint = " (the system sends it when memory runs out)"
         return f"rank {rank}: {name}, exit code {failure.exitcode}{hint}"
+
+    def _was_out_of_memory(self, signal_name: str) -> bool:
+        """Return whether a rank that this signal ended had no memory left.
+
+        The kernel counts the processes that it ends for that. C++ aborts if an allocation fails.
+        """
+        if signal_name == "SIGABRT":
+            return any("std::bad_alloc" in line for line in self._run.log_tail(LOG_LINES))
+        if signal_name != "SIGKILL" or self._n_oom_kills is None:
+            return False
+        return (n_oom_kills() or 0) > self._n_oom_kills
 
     def _record(self) -> None:
         if self._limits.reason is not None:
@@ -239,9 +259,11 @@ class _Launch:
         if isinstance(self._error, ChildFailedError):
             rank, failure = self._error.get_first_failure()
             cause = self._killed_rank() or f"rank {rank}: exit code {failure.exitcode}"
-            if self._nodes is None:
-                return "killed", cause
-            return "lost", f"{cause}, on {platform.node()}"
+            if self._nodes is not None:
+                cause = f"{cause}, on {platform.node()}"
+            if failure.exitcode < 0 and self._was_out_of_memory(failure.signal_name()):
+                return "oom", f"{cause}; {self._explain_memory()}"
+            return "killed" if self._nodes is None else "lost", cause
         if isinstance(self._error, RendezvousError) and self._nodes is not None:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
             return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"
@@ -250,6 +272,14 @@ class _Launch:
         if self._nodes is not None:
             return "lost", "its processes ended without recording a result"
         return "error", "its processes ended without recording a result"
+
+    def _explain_memory(self) -> str:
+        """Return what a rank was predicted to need, what there is, and which settings need less."""
+        machine = Machine(is_shared=self._rank.slot.timing == "shared")
+        try:
+            return explain_host(self._run.spec, host_capacities(), machine, self._n_ranks)
+        except StoreError as error:
+            return f"the need is unknown: {error}"
 
 
 def _one_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 SMI_TIMEOUT_S = 30.0
@@ -67,6 +67,32 @@ def parse_list(listed: str) -> list[str]:
             uuids.remove(gpu)
         uuids.append(found["uuid"])
     return uuids
+
+
+def largest_memory(devices: Sequence[str]) -> int | None:
+    """Return the memory of the largest of some devices, in bytes; None if one is unknown.
+
+    That of a MIG instance is unknown.
+    """
+    text = _smi("--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+    return None if text is None else parse_memory(text, devices)
+
+
+def parse_memory(text: str, devices: Sequence[str]) -> int | None:
+    """Return the largest memory of the devices in lines `index, UUID, MiB`, in bytes."""
+    sizes = []
+    rows = [[field.strip() for field in line.split(",")] for line in text.splitlines()]
+    for device in devices:
+        found = [
+            row[2]
+            for row in rows
+            if len(row) == 3
+            and (row[0] == device or (device.startswith("GPU-") and row[1].startswith(device)))
+        ]
+        if len(found) != 1 or not found[0].isdecimal():
+            return None
+        sizes.append(int(found[0]) << 20)
+    return max(sizes, default=None)
 
 
 def in_use() -> dict[str, str]:

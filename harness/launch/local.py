@@ -141,7 +141,10 @@ class _Launch:
 
     def __post_init__(self) -> None:
         self._by_id = {spec.run_id: spec for spec in self.specs}
-        self._before = {spec.run_id: self._run(spec).status for spec in self.specs}
+        self._before = {}
+        for spec in self.specs:
+            with contextlib.suppress(StoreError):  # the user removes it: it is created again
+                self._before[spec.run_id] = self._run(spec).status
         self._requests = [request_of(spec, self.machine.width(spec)) for spec in self.specs]
         # What is free again lets narrow runs pass a wide one once per unit at most.
         self._queue = Queue(self._requests, max_passed=len(self.machine.units))
@@ -210,7 +213,7 @@ class _Launch:
         try:
             start = _start_in(self.backend.start, slot, self.stop, self.reservations)
             start = self.backend.followed(start)
-            before = self._before[spec.run_id]
+            before = self._before.get(spec.run_id)
             run_claimed(self.store, spec, claim, start, self.progress, before)
         except BaseException as raised:  # the main thread raises it
             error = raised
@@ -224,7 +227,7 @@ class _Launch:
             return
         running = self._running.pop(run_id)
         running.free()
-        has_failed = self._run(self._by_id[run_id]).outcome.status == "failed"
+        has_failed = self._run(self._by_id[run_id]).outcome.status in ("failed", "unreadable")
         if error is not None:
             self._error = self._error or error
             self.stop.request(signal.SIGTERM)

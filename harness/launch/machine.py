@@ -15,6 +15,9 @@ from harness.launch.cores import cores
 from harness.launch.placement import randomize_within_seed
 from harness.launch.reservations import Reservations
 from harness.launch.slots import Slot
+from harness.results import out_of_memory
+from harness.results.host_memory import Capacity, host_capacities
+from harness.results.out_of_memory import exceeds_state, explain
 from harness.results.records import RunSpec
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -117,6 +120,35 @@ def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Proble
                 f"{cores()}; lower it to at most {cores()}",
             )
         )
+    return problems
+
+
+def check_memory(specs: Sequence[RunSpec]) -> list[Problem]:
+    """Return which entries cannot fit this machine, whatever their micro-batches are.
+
+    Their parameters, gradients and optimizer state need more memory than there is.
+    """
+    devices = _devices(specs)
+    device_bytes = None
+    if any(spec.train.device == "cuda" for spec in specs):
+        device_bytes = gpus.largest_memory(devices)
+    host = host_capacities()
+    problems = []
+    for entry, spec in {spec.entry: spec for spec in specs}.items():
+        need = spec.expected.memory
+        if need is None:
+            continue
+        capacities = host
+        if spec.train.device == "cuda" and not need.state_on_host:
+            if device_bytes is None:
+                continue
+            capacities = [Capacity("the largest GPU", device_bytes, is_of_each_rank=True)]
+        n_ranks = spec.launch.world_size
+        lacking = [c for c in capacities if exceeds_state(need, c, n_ranks)]
+        if lacking:
+            asked = out_of_memory.Machine(n_devices=len(devices) or None)
+            message = explain(spec, lacking, asked, n_ranks)
+            problems.append(Problem(entry, f"does not fit into memory: {message}; or exclude it"))
     return problems
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.errors import ClaimLost
+from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim
@@ -43,13 +43,17 @@ def run_claimed(
     """Start a claimed run by `start`, which returns when it has ended; release the claim.
 
     `before` is the run's status when it was selected, by default its present one. A run that has
-    ended since, or that cannot start now, is not started.
+    ended since, or that cannot start now, is not started. One whose files are removed or damaged
+    meanwhile fails by itself.
     """
     with claim:
         try:
+            claim.run.create(spec)  # unless the user has removed its folder, it exists
             _run(store, spec, claim, start, log, before or claim.run.status)
         except ClaimLost:
             log.skip_run(claim.run, "another process has taken it over")
+        except (StoreError, FileNotFoundError) as error:
+            log.skip_run(claim.run, f"its files were removed or damaged ({error})")
 
 
 def _run(
@@ -65,7 +69,7 @@ def _run(
         log.skip_run(run, f"{status.status} by another process")
         return
     source = source_run(store, spec)
-    if source is not None and source.status.status != "done":
+    if source is not None and source.outcome.status != "done":
         log.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
     change = _change_of_source(store, spec, source)
@@ -79,9 +83,12 @@ def _run(
         return
     run = prepare(run, spec, log.log)
     log.start_run(run, spec)
-    start(run, spec.launch)
+    try:
+        start(run, spec.launch)
+    except (StoreError, FileNotFoundError) as error:
+        log.log(f"{run.run_id}: its files were removed or damaged while it trained ({error})")
     log.end_run(run)
-    if run.status.status == "failed":
+    if run.outcome.status == "failed":
         log.log(end_of_log(run))
 
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from harness.errors import StoreError
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.run import Run
-from harness.results.store import Store
 
 POLL_INTERVAL_S = 0.5
 LINE_INTERVAL_S = 30.0  # between plain lines about runs
@@ -203,14 +203,18 @@ class ProgressReporter:
 
 def _outcome(run: Run) -> tuple[str, str]:
     """Return how a run ended, and its final loss or why it failed."""
-    status = run.status
-    if status.status != "done":
-        return f"{status.status.upper()} ({status.reason})", str(status.message)
-    evals = run.evals()
+    outcome = run.outcome
+    if outcome.status != "done":
+        return f"{outcome.status.upper()} ({outcome.reason})", str(outcome.message)
+    try:
+        spec = run.spec
+        evals = run.evals()
+    except StoreError as error:
+        return "UNREADABLE (error)", str(error)
     if not evals:
-        return "done", str(status.message)
+        return "done", str(outcome.message)
     findings = implausible(
-        run.spec,
+        spec,
         [line.step for line in evals],
         [line.val_loss for line in evals],
         [line.bits_per_byte for line in evals],
@@ -219,16 +223,6 @@ def _outcome(run: Run) -> tuple[str, str]:
     loss = evals[-1].val_loss
     shown = "none" if loss is None else f"{loss:.4f}"
     return "done", f"val loss {shown}{''.join(warnings)}"
-
-
-def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:
-    """Return the wall time of a launch, and the fraction of it in which its runs trained."""
-    busy_s = 0.0
-    for spec in specs:
-        probes = store.run(spec.study, spec.run_id).probes
-        if probes is not None and probes.time is not None:
-            busy_s += probes.time.train_s + probes.time.eval_s
-    return f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating"
 
 
 def duration(seconds: float) -> str:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from harness.errors import StoreError
 from harness.provenance.outdated import CodeChange
-from harness.results.records import RunSpec, RunStatus
+from harness.results.records import RunSpec
+from harness.results.run import Outcome
 from harness.results.store import Store
 
 N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Fields of a spec that follow from the other entries of the study, and are not in the run's id.
 STUDY_FIELDS = ("settings_hash", "baseline", "axes", "tuning")
+PENDING = Outcome("pending", None, None)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class RunSelection:
     done: list[RunSpec] = field(default_factory=list)
     failed: list[RunSpec] = field(default_factory=list)  # earlier, and not to be retried
     running: list[RunSpec] = field(default_factory=list)  # in another process
+    unreadable: dict[str, str] = field(default_factory=dict)  # reasons, by run id
     changes: dict[str, CodeChange] = field(default_factory=dict)  # since outdated runs, by run id
 
     def notes(self) -> list[str]:
@@ -42,6 +45,7 @@ class RunSelection:
         if self.failed:
             n_failed = len(self.failed)
             lines.append(f"{n_failed} failed earlier and are skipped; --retry-failed retries them")
+        lines += [f"{run_id}: skipped: {why}" for run_id, why in self.unreadable.items()]
         return lines
 
 
@@ -53,15 +57,18 @@ def select_runs(
 ) -> RunSelection:
     """Sort the runs by their state. With `retry_failed`, only the failed runs are to do.
 
+    Runs that cannot be read are not to do: only the user can say whether they have a result.
     Runs that have `changes` in their code are to do again, unless the user accepts their results.
     """
     selection = RunSelection()
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
-        outcome = run.status if run.exists else RunStatus(status="pending")
+        outcome = run.outcome if run.exists else PENDING
         status = outcome.status
         change = changes.get(spec.run_id)
-        if status == "running":
+        if status == "unreadable":
+            selection.unreadable[spec.run_id] = str(outcome.message)
+        elif status == "running":
             selection.running.append(spec)
         elif change is not None and not change.is_accepted:
             if not retry_failed or status == "failed":
@@ -113,10 +120,11 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
         assert claim is not None  # a claim without a time limit always succeeds
         with claim:
             run = claim.run
-            is_current = run.status.status == "done" and run.code_hash == spec.code_hash
-            if is_current or source.status.status != "done":
+            state = run.outcome.status
+            is_current = state == "done" and run.code_hash == spec.code_hash
+            if is_current or state == "unreadable" or source.outcome.status != "done":
                 continue
-            if run.status.status != "pending":
+            if state != "pending":
                 run.set_aside()
             run.copy_from(source, spec)
             n_copied += 1

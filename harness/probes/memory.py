@@ -1,5 +1,6 @@
 """Memory of one rank by category, counted from the tensors themselves, and its peak."""
 
+import errno
 import resource
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,21 @@ from torch import Tensor
 from harness.model.gpt import GPT
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
+from harness.results.host_memory import Capacity
 from harness.results.records import RankMemory
 
 RSS_UNIT_BYTES = (
     1 if sys.platform == "darwin" else 1024
 )  # of getrusage: bytes on macOS, KiB on Linux
+# In messages of errors of any type: of PyTorch's allocators, of CUDA and its libraries, of C++.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+    "std::bad_alloc",
+)
 
 
 def measure_memory(
@@ -79,8 +90,28 @@ def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return tensors
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out; on a CPU PyTorch raises a plain RuntimeError."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; many libraries raise a plain RuntimeError then.
+
+    An error that was raised from another one has the cause of that one.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "can't allocate memory" in str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    if any(phrase in text for phrase in OUT_OF_MEMORY):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def is_of_gpu(error: BaseException) -> bool:
+    """Return whether the memory that ran out is that of a GPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "cuda" in str(error).lower()
+
+
+def gpu_capacity(device: torch.device) -> Capacity:
+    """Return the memory of a GPU."""
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    name = f"the GPU ({torch.cuda.get_device_name(device)})"
+    return Capacity(name, total_bytes, free_bytes, is_of_each_rank=True)

@@ -116,7 +116,7 @@ def acceptable(
     """Return the changes of runs that have ended, as accepted; an interrupted run has no result."""
     accepted = {}
     for run_id, change in changes.items():
-        has_ended = store.run(study, run_id).status.status in ENDED
+        has_ended = store.run(study, run_id).outcome.status in ENDED
         if has_ended and not change.is_accepted:
             accepted[run_id] = replace(change, is_accepted=True)
     return accepted

@@ -85,12 +85,25 @@ def other_computations(
     messages = {}
     for key, value in config.items():
         if key in computation:
-            if value not in computation[key]:
+            if not _is_one_of(value, computation[key]):
                 allowed = " or ".join(map(json.dumps, computation[key]))
                 messages[key] = f"{json.dumps(value)}: must be {allowed}, as in {model}"
         elif key not in WITHOUT_EFFECT and key not in known and not key.startswith("_"):
             messages[key] = f"not a field of {model}; remove it if it does not change the logits"
     return messages
+
+
+def _is_one_of(value: object, allowed: Iterable[object]) -> bool:
+    """Return whether a value is allowed; 0 and 1 are not false and true."""
+    return any(value == other and type(value) is type(other) for other in allowed)
+
+
+def missing_head(config: Mapping[str, object], has_head: bool) -> dict[str, str]:
+    """Return the message on a config that unties an output projection which the weights lack."""
+    if config.get(TIED, True) is not False or has_head:
+        return {}
+    reason = "the weights have no lm_head.weight; set it to true if they use the embedding"
+    return {TIED: f"false, but {reason}"}
 
 
 def other_precision(config: Mapping[str, object], dtype: torch.dtype) -> dict[str, str]:

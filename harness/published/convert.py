@@ -8,10 +8,12 @@ from typing import Literal
 from harness.errors import Problem, UserError, choices
 from harness.model.weights import (
     SAFETENSORS_FILE,
+    Trust,
     Weights,
     atomic_folder,
     check_absent,
     load_weights,
+    not_finite_tensors,
     save_weights,
     write_files,
 )
@@ -31,8 +33,8 @@ def import_weights(source: str, dest: Path) -> Weights:
     Its config.json states the layout, GPT-2's if it does not.
 
     Raises:
-        UserError: it is not a checkpoint, is incomplete, or does not fit its layout. `dest` is not
-            created then.
+        UserError: it is not a checkpoint, is incomplete, does not fit its layout, or holds values
+            that are not finite. `dest` is not created then.
     """
     check_absent(dest)
     path = Path(source)
@@ -42,6 +44,8 @@ def import_weights(source: str, dest: Path) -> Weights:
             raise UserError(f"{source}: {message}; {choices(source, HUB)}")
         path = _download(source)
     published = read_tensors(path)
+    if problems := not_finite_tensors(published, path):
+        raise UserError(problems)
     config = read_config(path)
     layout: ModuleType = llama if config.get("model_type") in llama.FORMATS else gpt2
     weights: Weights = layout.read(published, config, path)
@@ -54,14 +58,16 @@ def import_weights(source: str, dest: Path) -> Weights:
     return weights
 
 
-def export_weights(source: Path, dest: Path, format: Format = "gpt2") -> None:
+def export_weights(
+    source: Path, dest: Path, format: Format = "gpt2", trust_code: bool = False
+) -> None:
     """Write a checkpoint as a folder that `from_pretrained` of `transformers` loads.
 
     Raises:
-        UserError: `source` is not a checkpoint folder, or has variants or options that the layout
-            does not express.
+        UserError: `source` is not a checkpoint folder, has variants or options that the layout
+            does not express, or would run other code than this program's without `trust_code`.
     """
-    weights = load_weights(source)
+    weights = load_weights(source, Trust(any=trust_code))
     if format == "gpt2":
         reasons = gpt2.unsupported(weights)
     else:

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.weights import GPT2, Tensors, Weights, incompatible_tensors
 from harness.published.config import (
     TIED,
     common_fields,
+    missing_head,
     other_computations,
     other_precision,
     raise_if_any,
@@ -25,12 +26,15 @@ from harness.published.config import (
 )
 from harness.published.files import Json
 from harness.published.unsupported import Expressed, unsupported_variants
+from harness.results.records import VariantChoice
+from harness.results.records.settings import MAX_WIDTH
 from variants.base import ModelShape
 
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 BIASED = re.compile(r"(h\.\d+\.(ln_1|ln_2|attn\.c_\w+|mlp\.c_\w+)|ln_f)\.weight")
 CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # saved by older versions
 HEAD = "lm_head.weight"
+HIDDEN = "h.0.mlp.c_fc.weight"
 EMBEDDING = "wte.weight"
 POSITIONS = "positional.wpe.weight"
 RENAMED = {"wpe.weight": POSITIONS}
@@ -91,13 +95,14 @@ def read(published: Tensors, config: Json, source: Path) -> Weights:
     """
     tensors = _rename(published, config, source)
     shape = _shape(tensors, config, source)
+    axes = GPT2 | {"mlp": _mlp(tensors, shape)}
     expected = {
         name: parameter.shape
-        for name, parameter in ModelBuilder(shape, GPT2, ()).model().named_parameters()
+        for name, parameter in ModelBuilder(shape, axes, ()).model().named_parameters()
     }
     if problems := incompatible_tensors(tensors, expected, source):
         raise UserError(problems)
-    return Weights(shape=shape, axes=GPT2, tensors=tensors, origin={})
+    return Weights(shape=shape, axes=axes, tensors=tensors, origin={})
 
 
 def write(weights: Weights) -> tuple[Tensors, Json]:
@@ -121,7 +126,7 @@ def write(weights: Weights) -> tuple[Tensors, Json]:
         "n_layer": shape.n_layer,
         "n_head": shape.n_head,
         "n_embd": shape.n_embd,
-        "n_inner": len(weights.tensors["h.0.mlp.c_fc.weight"]),
+        "n_inner": len(weights.tensors[HIDDEN]),
         "n_positions": shape.seq_len,
         "n_ctx": shape.seq_len,
         "resid_pdrop": shape.dropout,
@@ -164,20 +169,30 @@ def _shape(tensors: Tensors, config: Json, source: Path) -> ModelShape:
     missing = [name for name in (EMBEDDING, POSITIONS) if name not in tensors]
     if missing:
         raise UserError(f"{source}: not a GPT-2 checkpoint: {', '.join(missing)} missing")
+    for name in (EMBEDDING, POSITIONS):
+        if tensors[name].dim() != 2:
+            message = f"has shape {tuple(tensors[name].shape)}, must be a matrix"
+            raise UserError([Problem(f"{source}: {name}", message)])
     vocab_size, n_embd = tensors[EMBEDDING].shape
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)}
-    actual = {
-        "n_layer": max(layers, default=-1) + 1,
+    n_layer = max(layers, default=-1) + 1
+    n_positions = len(tensors[POSITIONS])
+    actual: dict[str, int | None] = {
+        "n_layer": n_layer,
         "n_embd": n_embd,
-        "n_positions": len(tensors[POSITIONS]),
+        "n_positions": n_positions,
         "vocab_size": vocab_size,
+        "n_inner": _mlp_width(tensors),
     }
     stated, messages = stated_sizes(config, SHAPE, SHAPE_ALIASES)
     for key, value in actual.items():
-        if key in stated and stated[key] != value:
+        if key in stated and value is not None and stated[key] != value:
             messages[key] = f"{stated[key]}, but the weights have {value}"
-    if stated.get("n_inner", 4 * n_embd) != 4 * n_embd:
-        messages["n_inner"] = f"{stated['n_inner']}: must be 4 n_embd = {4 * n_embd} or null"
+    width = actual["n_inner"]
+    if "n_inner" in config and config["n_inner"] is None and width not in (None, 4 * n_embd):
+        messages["n_inner"] = f"null means 4 n_embd = {4 * n_embd}, but the weights have {width}"
+    if width is not None and width > MAX_WIDTH:
+        messages["n_inner"] = f"{width}: allowed: at most {MAX_WIDTH}"
     n_head = stated.get("n_head")
     if n_head is None and n_embd in PUBLISHED_WIDTHS and "n_head" not in messages:
         n_head = n_embd // HEAD_DIM
@@ -186,18 +201,34 @@ def _shape(tensors: Tensors, config: Json, source: Path) -> ModelShape:
     elif n_embd % n_head:
         messages["n_head"] = f"{n_head} does not divide n_embd = {n_embd}"
     messages |= other_precision(config, tensors[EMBEDDING].dtype)
+    messages |= missing_head(config, HEAD in tensors)
     known = (*SHAPE, *SHAPE_ALIASES, *WITHOUT_EFFECT)
     messages |= other_computations(config, COMPUTATION, known, "GPT-2")
     raise_if_any(messages, source)
     assert n_head is not None
     return ModelShape(
-        n_layer=actual["n_layer"],
+        n_layer=n_layer,
         n_head=n_head,
         n_embd=n_embd,
-        seq_len=actual["n_positions"],
+        seq_len=n_positions,
         vocab_size=vocab_size,
         tie_embeddings=bool(config.get(TIED, True)),
     )
+
+
+def _mlp_width(tensors: Tensors) -> int | None:
+    """Return the width of the first hidden layer, None if it is missing or no matrix."""
+    weight = tensors.get(HIDDEN)
+    return len(weight) if weight is not None and weight.dim() == 2 else None
+
+
+def _mlp(tensors: Tensors, shape: ModelShape) -> VariantChoice:
+    """Return GPT-2's MLP with the width of the weights."""
+    default = GPT2["mlp"]
+    width = _mlp_width(tensors)
+    if width in (None, 4 * shape.n_embd):
+        return default
+    return default.model_copy(update={"options": {"width": width}})
 
 
 def _transpose(name: str, tensor: Tensor) -> Tensor:

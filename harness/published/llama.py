@@ -19,6 +19,7 @@ from harness.model.weights import GPT2, Tensors, Weights, incompatible_tensors
 from harness.published.config import (
     TIED,
     common_fields,
+    missing_head,
     other_computations,
     other_precision,
     raise_if_any,
@@ -140,6 +141,7 @@ def read(published: Tensors, config: Json, source: Path) -> Weights:
     shape, axes = _architecture(config, source)
     published = {name: x for name, x in published.items() if not name.endswith(FREQUENCIES)}
     head = published.get("lm_head.weight")
+    raise_if_any(missing_head(config, head is not None), source)
     if shape.tie_embeddings and head is not None:
         embedding = published.get("model.embed_tokens.weight")
         if embedding is None or not torch.equal(head, embedding):

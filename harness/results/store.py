@@ -115,13 +115,13 @@ class Store:
                 submitted.update(run_ids)
         kept = keep | submitted
         for run in self.runs(study):
-            if run.run_id in kept or run.status.status != "pending":
+            if run.run_id in kept or run.outcome.status != "pending":
                 continue
             claim = run.claim()
             if claim is None:
                 continue
-            with claim:
-                if run.status.status == "pending":
+            with claim, contextlib.suppress(FileNotFoundError):  # the user removes it as well
+                if run.outcome.status == "pending":
                     shutil.rmtree(run.path)
 
     def is_imported(self, study: str) -> bool:

@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import nn
@@ -10,13 +11,14 @@ from torch import nn
 from harness.data.batches import Batches, Tokens
 from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
-from harness.errors import ExitCode
+from harness.errors import ExitCode, Problem, UserError
 from harness.model.builder import ModelBuilder
+from harness.model.float8 import block_layers, compute_in_fp8, has_torchao
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
 from harness.model.parameters import predicted_bytes
-from harness.model.precision import dtype_of
+from harness.model.precision import Conditions, dtype_of, gpu_capability, why_unsupported
 from harness.probes import decode, eval_lengths, lm_eval
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory, recomputed_bytes
@@ -135,7 +137,8 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
 
     Raises:
         RuntimeError: the ranks do not start from the same parameters.
-        UserError: the token files have changed since the run was planned.
+        UserError: the token files have changed since the run was planned, or the device lacks the
+            precision.
     """
     verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
@@ -147,6 +150,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     gpt.loss_chunk = settings.loss_chunk
     gpt.recompute = settings.recompute
     whole = builder.model()
+    _set_precision(gpt, parallelism, spec)
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
     if settings.compile:
@@ -189,6 +193,26 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         init_report=init_report,
         initial_hash=initial_hash,
     )
+
+
+def _set_precision(gpt: GPT, parallelism: Parallelism, spec: RunSpec) -> None:
+    """Make the model compute in fp8 if the run does.
+
+    Raises:
+        UserError: this device lacks the precision, which a login node could not know.
+    """
+    precision = spec.train.precision
+    conditions = Conditions(
+        device=spec.train.device,
+        capability=gpu_capability(),
+        layers=block_layers(gpt),
+        supported=parallelism.precisions,
+        has_torchao=has_torchao(),
+    )
+    if reasons := why_unsupported(precision, conditions):
+        raise UserError(Problem("train.precision", reason) for reason in reasons)
+    if precision == "fp8":
+        compute_in_fp8(gpt)
 
 
 class Loop:
@@ -372,7 +396,7 @@ def collect_probes(
 
 
 def _coarsest(*precisions: Precision) -> Precision:
-    return "bf16" if "bf16" in precisions else "fp32"
+    return max(precisions, key=get_args(Precision).index)
 
 
 def _recomputed_bytes(setup: Setup) -> int:

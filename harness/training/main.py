@@ -8,13 +8,17 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
+
 from harness.distributed.lost_peers import is_lost_peer
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ClaimLost, ExitCode, StoreError, UserError
-from harness.probes.memory import is_out_of_memory
+from harness.probes.memory import gpu_capacity, is_of_gpu, is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, owner_of
+from harness.results.host_memory import host_capacities
+from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
@@ -27,6 +31,7 @@ from harness.training.watch import Watch
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
+CUDA_ADVICE = ". GPU "  # after what was asked for, figures that `_explain_memory` has as well
 GLOO_ADVICE = ". This is typically caused by"  # after the cause
 
 
@@ -185,9 +190,26 @@ def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
         while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
             if time.monotonic() >= deadline:
                 message = f"{type(error).__name__}: {error}".splitlines()[0]
-                run.finish("failed", reason, message.partition(GLOO_ADVICE)[0])
+                message = message.partition(GLOO_ADVICE)[0]
+                if reason == "oom":
+                    message = f"{message.partition(CUDA_ADVICE)[0]}; {_explain_memory(run, error)}"
+                run.finish("failed", reason, message)
                 return
             time.sleep(POLL_INTERVAL_S)
+
+
+def _explain_memory(run: Run, error: Exception) -> str:
+    """Return what this rank was predicted to need, what there is, and which settings need less."""
+    n_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        if is_of_gpu(error):
+            device = torch.device("cuda", torch.cuda.current_device())
+            machine = Machine(has_bf16=torch.cuda.is_bf16_supported(including_emulation=False))
+            return explain(run.spec, [gpu_capacity(device)], machine, n_local_ranks)
+        machine = Machine(is_shared=os.environ.get("ABLATIONS_TIMING") == "shared")
+        return explain_host(run.spec, host_capacities(), machine, n_local_ranks)
+    except Exception as failure:  # memory may still be short
+        return f"the need is unknown ({type(failure).__name__})"
 
 
 def _reason(error: Exception) -> FailureReason:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from multiprocessing import forkserver, popen_forkserver
 
 import pytest
+from tiny_run import tiny_spec
 
 from harness.errors import ClaimLost
 from harness.launch import agent, fork_server
@@ -111,6 +112,35 @@ def test_a_run_that_fails_or_hangs_ends_alone(new_run):
     assert statuses["waits"].status == "running" and threads["waits"].is_alive()
     stop.request(signal.SIGTERM)
     threads["waits"].join()
+
+
+ABORTED = "import os; print('terminate called: std::bad_alloc', flush=True); os.abort()"
+
+
+@pytest.mark.parametrize(
+    ("script", "n_kills", "reason"),
+    [
+        (KILLED, [3, 4], "oom"),
+        (KILLED, [3, 3], "killed"),
+        (KILLED, [None, None], "killed"),
+        (KILLED, [None, 4], "killed"),
+        (ABORTED, [3, 3], "oom"),
+        ("import os; os.abort()", [3, 4], "killed"),
+    ],
+)
+def test_a_rank_that_the_kernel_ends_lacks_memory(
+    new_run, monkeypatch, tmp_path, script, n_kills, reason
+):
+    """The kernel counts what it ends; a signal of somebody else is none of these."""
+    before, after = n_kills
+    counts = iter([before])
+    monkeypatch.setattr(agent, "n_oom_kills", lambda: next(counts, after))
+    run = new_run("run", script)
+    write_json(run.path / "spec.json", tiny_spec(tmp_path))
+    start_all([run], [limits()])[0].join()
+    status = run.status
+    assert (status.status, status.reason) == ("failed", reason)
+    assert ("available: " in status.message) == (reason == "oom")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.launch import cores as cores_module
-from harness.launch.cores import cores, lowest_quota, quota_folders, slurm_cores
+from harness.launch.cores import cores, lowest_quota, slurm_cores
+from harness.results.control_groups import group_folders
 
 # Captured: a container with control groups of version 2, whose root is its own group.
 V2_CONTAINER = ("0::/\n", "30 24 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n")
@@ -44,7 +45,7 @@ V1_HOST = (
     ids=["container", "service", "docker", "host", "none"],
 )
 def test_the_groups_that_limit_a_process_are_found(files, first, n_folders):
-    folders = quota_folders(*files)
+    folders = group_folders(*files, "cpu")
     assert len(folders) == n_folders
     assert first is None or folders[0] == Path(first)
 

@@ -75,3 +75,25 @@ def test_processes_that_hold_memory_are_named():
         A: "process 123 holds 20480 MiB, process 124 holds 5 MiB",
         B: "process 9 holds [N/A]",
     }
+
+
+SIZES = f"0, {A}, 40960\n1, {B}, 81920\n"
+
+
+@pytest.mark.parametrize(
+    ("devices", "mib"),
+    [
+        (["0"], 40960),
+        ([A, B], 81920),
+        (["GPU-5d5ba0d6"], 40960),
+        (["1", "0"], 81920),
+        ([], None),
+        ([A, M], None),
+        (["2"], None),
+        (["GPU-"], None),
+    ],
+)
+def test_the_memory_of_the_largest_gpu(devices, mib):
+    expected = None if mib is None else mib * 2**20
+    assert gpus.parse_memory(SIZES, devices) == expected
+    assert gpus.parse_memory(f"0, {A}, [N/A]\n", [A]) is None

@@ -166,7 +166,7 @@ OTHER_COMPUTATIONS = {
     "layer_norm_epsilon": [1e-6, 1e-12, 0, None],
     "scale_attn_weights": [False, None],
     "scale_attn_by_inverse_layer_idx": [True],
-    "tie_word_embeddings": ["no", None],
+    "tie_word_embeddings": ["no", None, False, 0, 1],
     "add_cross_attention": [True],
     "is_encoder_decoder": [True],
     "pruned_heads": [{"0": [1]}],
@@ -176,7 +176,7 @@ OTHER_COMPUTATIONS = {
     "n_head": [3, "2", 2.5, True, 0, -2, None, [2]],
     "n_embd": [8, "16", 0],
     "n_positions": [6, 24, "12"],
-    "n_inner": [8, 63, 128, "64"],
+    "n_inner": [8, 63, 128, "64", 64.0, 0, -64],
     "vocab_size": [30, 32, "31"],
     "hidden_size": [8],
     "num_attention_heads": [1, 4],
@@ -307,17 +307,25 @@ def test_every_field_of_transformers_is_refused_or_has_no_effect(tmp_path):
 SHAPE = ModelShape(n_layer=L, n_head=H, n_embd=C, seq_len=T, vocab_size=V)
 
 
-def save(folder, axis="mlp", name=None, variant_paths=(), **options):
+def save(
+    folder,
+    axis="mlp",
+    name=None,
+    variant_paths=(),
+    shape=SHAPE,
+    dtype=torch.float32,
+    **options,
+):
     """Save random weights of GPT-2 with another variant or other options on one axis."""
     name = name or AXES[axis].default
     axes = GPT2 | {axis: VariantChoice(name=name, label=name, options=options)}
-    model = ModelBuilder(SHAPE, axes, variant_paths).model()
+    model = ModelBuilder(shape, axes, variant_paths).model()
     generator = torch.Generator().manual_seed(0)
     weights = {
-        name: torch.randn(parameter.shape, generator=generator) * 0.3
+        name: (torch.randn(parameter.shape, generator=generator) * 0.3).to(dtype)
         for name, parameter in model.named_parameters()
     }
-    save_weights(Weights(SHAPE, axes, weights, {}, variant_paths), folder)
+    save_weights(Weights(shape, axes, weights, {}, variant_paths), folder)
     return folder
 
 
@@ -385,7 +393,7 @@ def test_a_variant_of_ones_own_is_refused(tmp_path):
     )
     source = save(tmp_path / "ours", variant_paths=[str(tmp_path / "variants")])
     with pytest.raises(UserError, match="mlp = gelu, a variant of your own"):
-        export_weights(source, tmp_path / "theirs")
+        export_weights(source, tmp_path / "theirs", trust_code=True)
 
 
 def test_an_export_with_options_computes_the_same_in_transformers(tmp_path):
@@ -398,6 +406,39 @@ def test_an_export_with_options_computes_the_same_in_transformers(tmp_path):
         with torch.no_grad():
             expected = theirs(tokens).logits
         assert (logits(source, tokens) - expected).abs().max() < 1e-4
+
+
+EXPRESSIBLE = [
+    (width, tied, bias, dtype)
+    for width in (0, 1, 4 * C, 20, 100)
+    for tied in (True, False)
+    for bias in (True, False)
+    for dtype in (torch.float32, torch.bfloat16)
+]
+
+
+def test_all_that_gpt2_expresses_is_tried():
+    """What the exporter writes, the importer reads: an option of the table needs a case here."""
+    options = {(axis, *names) for axis, about in gpt2.EXPRESSED.items() for names in about.values()}
+    assert options == {("positional",), ("attention",), ("norm",), ("mlp", "width")}
+
+
+@pytest.mark.parametrize(("width", "tied", "bias", "dtype"), EXPRESSIBLE)
+def test_an_export_is_imported_bit_for_bit(tmp_path, width, tied, bias, dtype):
+    shape = dataclasses.replace(SHAPE, tie_embeddings=tied, bias=bias)
+    source = save(tmp_path / "ours", shape=shape, dtype=dtype, width=width)
+    export_weights(source, tmp_path / "theirs")
+    back = import_weights(str(tmp_path / "theirs"), tmp_path / "back")
+    before = load_weights(source)
+    zeros = back.tensors.keys() - before.tensors.keys()
+    assert bool(zeros) is not bias  # the layout has biases: zeros compute the same
+    assert not any(back.tensors[name].any() for name in zeros)
+    for name, tensor in before.tensors.items():
+        assert back.tensors[name].dtype == dtype and torch.equal(back.tensors[name], tensor), name
+    assert back.shape == dataclasses.replace(shape, bias=True)
+    expected = {} if width in (0, 4 * C) else {"width": width}
+    assert back.axes["mlp"].options == expected
+    assert load_weights(tmp_path / "back").sha256 == back.sha256
 
 
 class Evil:
@@ -465,6 +506,104 @@ def test_a_broken_checkpoint_is_rejected_without_leftovers(tmp_path):
             import_weights(str(source), tmp_path / "ours")
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "ours").exists() and not list(tmp_path.glob(".*"))
+
+
+def set_value(value, name="transformer.h.1.mlp.c_fc.weight"):
+    def change(weights):
+        weights[name] = weights[name].clone()
+        weights[name].view(-1)[5] = value
+
+    return change
+
+
+def set_type(dtype, name="transformer.h.0.mlp.c_fc.weight"):
+    def change(weights):
+        weights[name] = weights[name].to(dtype)
+
+    return change
+
+
+def set_width(layer, width):
+    def change(weights):
+        name = f"transformer.h.{layer}.mlp"
+        weights[f"{name}.c_fc.weight"] = torch.zeros(C, width)
+        weights[f"{name}.c_fc.bias"] = torch.zeros(width)
+        weights[f"{name}.c_proj.weight"] = torch.zeros(width, C)
+
+    return change
+
+
+def add_head(weights):
+    weights["lm_head.weight"] = torch.zeros(V + 1, C)
+
+
+WIDE = r"c_fc\.weight: has shape \(20, 16\), the model's is \(64, 16\)"
+REFUSED = {  # a change of the weights, one of the config, and the reason
+    "nan": (set_value(math.nan), {}, r"h\.1\.mlp\.c_fc\.weight: 1 of 1024 .* nan at \[0, 5\]"),
+    "infinity": (set_value(math.inf), {}, r"c_fc\.weight: 1 of 1024 .* inf at \[0, 5\]"),
+    "nan embedding": (set_value(math.nan, "transformer.wte.weight"), {}, r"wte\.weight: 1 of 496"),
+    "nan of half precision": (
+        lambda w: (set_value(math.nan)(w), set_type(torch.float16, "transformer.ln_f.bias")(w)),
+        {},
+        r"c_fc\.weight: 1 of 1024",
+    ),
+    **{
+        f"{dtype}": (set_type(dtype), {}, rf"c_fc\.weight: has type {dtype}, must be floating")
+        for dtype in (torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn)
+    },
+    "integer embedding": (
+        set_type(torch.int64, "transformer.wte.weight"),
+        {},
+        r"wte\.weight: has type torch\.int64",
+    ),
+    "vector embedding": (
+        lambda w: w.update({"transformer.wte.weight": torch.zeros(V)}),
+        {},
+        r"wte\.weight: has shape \(31,\), must be a matrix",
+    ),
+    "untied without a head": (
+        None,
+        {"tie_word_embeddings": False},
+        r"tie_word_embeddings: false, but the weights have no lm_head\.weight; set it to true",
+    ),
+    "untied with another vocabulary": (
+        add_head,
+        {"tie_word_embeddings": False},
+        r"lm_head\.weight: has shape \(32, 16\), the model's is \(31, 16\)",
+    ),
+    "other n_inner": (None, {"n_inner": 20}, "n_inner: 20, but the weights have 64"),
+    "n_inner null": (
+        lambda w: (set_width(0, 20)(w), set_width(1, 20)(w)),
+        {"n_inner": None},
+        "n_inner: null means 4 n_embd = 64, but the weights have 20",
+    ),
+    "layers of two widths": (set_width(1, 20), {"n_inner": 64}, rf"h\.1\.mlp\.{WIDE}"),
+    "fractional n_head": (None, {"n_head": 2.5}, r"n_head: 2\.5: must be a positive integer"),
+    "whole n_head as a fraction": (None, {"n_head": 2.0}, r"n_head: 2\.0: must be a positive int"),
+    "fractional heads": (None, {"n_head": 3}, "n_head: 3 does not divide n_embd = 16"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_faulty_checkpoint_is_refused_by_name(tmp_path, name):
+    change, config, reason = REFUSED[name]
+    weights = tensors()
+    if change is not None:
+        change(weights)
+    source = write(tmp_path / "theirs", weights, CONFIG | config)
+    with pytest.raises(UserError, match=reason):
+        import_weights(str(source), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_checkpoint_of_ours_with_nan_is_refused(tmp_path):
+    """A run that starts from it would fail at its first step."""
+    source = save(tmp_path / "ours")
+    weights = load_file(source / "model.safetensors")
+    set_value(math.nan, "h.0.attn.c_proj.weight")(weights)
+    save_file(weights, source / "model.safetensors")
+    with pytest.raises(UserError, match=r"h\.0\.attn\.c_proj\.weight: 1 of 256 .* \[0, 5\]"):
+        load_weights(source)
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):

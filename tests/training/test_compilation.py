@@ -35,8 +35,10 @@ def attention_cases():
         options = {field.name: OPTIONS[field.name] for field in fields if field.name in OPTIONS}
         n_distinct = N_LAYER if name == "differential" else 1  # a lambda for each layer
         cases.append((name, name, options, n_distinct))
-    windows = [2 + i % 4 for i in range(N_LAYER)]
-    cases.append(("four windows", "sliding_window", {"window": windows}, 4))
+    windows = [2 + i for i in range(N_LAYER)]
+    dilations = [1 + i // 2 for i in range(N_LAYER)]
+    dilated = {"window": windows, "dilation": dilations}
+    cases.append(("twelve windows", "sliding_window", dilated, N_LAYER))
     pattern = {"window": 3, "layer_pattern": "SSSL"}
     cases.append(("window pattern", "sliding_window", pattern, 2))
     return cases
@@ -69,7 +71,7 @@ def compiled_run(folder, ranks, name="run", attention="mha", options=None, **tra
     axes = spec.axes | {
         "attention": VariantChoice(name=attention, label=attention, options=options or {})
     }
-    model = spec.model.model_copy(update={"n_layer": N_LAYER})
+    model = spec.model.model_copy(update={"n_layer": N_LAYER, "seq_len": 2 * SEQ_LEN})
     probes = spec.probes.model_copy(update={"eval_lengths": [4, 6]})
     spec = spec.model_copy(update={"axes": axes, "model": model, "probes": probes})
     run = Run(folder / name)
@@ -96,7 +98,8 @@ def test_each_distinct_block_is_compiled_once(
 def test_evaluation_is_that_of_an_uncompiled_model(tmp_path, ranks, backend):
     compiled, _ = compiled_run(tmp_path, ranks)
     plain = tiny_spec(tmp_path, steps=4, eval_every=2, eval_tokens=11 * SEQ_LEN)
-    plain = plain.model_copy(update={"model": plain.model.model_copy(update={"n_layer": N_LAYER})})
+    model = plain.model.model_copy(update={"n_layer": N_LAYER, "seq_len": 2 * SEQ_LEN})
+    plain = plain.model_copy(update={"model": model})
     run = Run(tmp_path / "plain")
     run.path.mkdir()
     assert train(run, plain, ranks).compilation is None

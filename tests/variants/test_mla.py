@@ -120,6 +120,69 @@ def test_output_and_gradients_equal_the_formula(options, name, rotate):
         torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)
 
 
+def deepseek(p, x_BTC, R, theta, factor, trained_len):
+    """`DeepseekV2Attention` of DeepSeek-V2's modeling_deepseek.py, `mscale` = `mscale_all_dim` = 1.
+
+    Pairs are (i, i + R/2), into which their code reorders its interleaved pairs.
+    """
+
+    def mscale(scale, weight):  # yarn_get_mscale
+        return 0.1 * weight * math.log(scale) + 1.0
+
+    def correction_dim(n_rotations):  # yarn_find_correction_dim
+        length = trained_len / (n_rotations * 2 * math.pi)
+        return R * math.log(length) / (2 * math.log(theta))
+
+    low = max(math.floor(correction_dim(32)), 0)
+    high = min(math.ceil(correction_dim(1)), R - 1)
+    ramp = (torch.arange(R // 2, dtype=torch.float64) - low) / (high - low)
+    kept = 1 - ramp.clamp(0, 1)
+    extrapolated = theta ** -(torch.arange(0, R, 2, dtype=torch.float64) / R)
+    frequencies = extrapolated / factor * (1 - kept) + extrapolated * kept
+    angles = torch.outer(torch.arange(x_BTC.shape[1], dtype=torch.float64), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    rotary_factor = mscale(factor, 1.0) / mscale(factor, 1.0)
+    cos, sin = angles.cos() * rotary_factor, angles.sin() * rotary_factor
+
+    def rotate(x):
+        half = torch.cat((-x[..., R // 2 :], x[..., : R // 2]), dim=-1)
+        return x * cos + half * sin
+
+    def heads(x, width):
+        return x.unflatten(-1, (H, width)).transpose(1, 2)
+
+    L = 4 * D
+    queries, queries_pe, latent, key_pe = (x_BTC @ p["c_attn.weight"].T).split(
+        (H * D, H * R, L, R), dim=-1
+    )
+    latent = latent / (latent.square().mean(-1, keepdim=True) + 1e-5).sqrt() * p["kv_gain"]
+    keys, values = (latent @ p["kv_up.weight"].T).chunk(2, dim=-1)
+    query_states = torch.cat((heads(queries, D), rotate(heads(queries_pe, R))), dim=-1)
+    rotated = rotate(key_pe[:, None]).expand(-1, H, -1, -1)
+    key_states = torch.cat((heads(keys, D), rotated), dim=-1)
+    softmax_scale = (D + R) ** -0.5 * mscale(factor, 1.0) * mscale(factor, 1.0)
+    scores = query_states @ key_states.mT * softmax_scale
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+    out = (weights @ heads(values, D)).transpose(1, 2).flatten(2)
+    return out @ p["c_proj.weight"].T + p["c_proj.bias"]
+
+
+@torch.no_grad()
+def test_yarn_sharpens_the_whole_score_as_deepseek():
+    """Sharpening only the rotated part weights the two parts of a score otherwise."""
+    R, theta, factor = 8, 2.0, 2.0  # pairs are kept, interpolated and divided
+    layer = make(rope_dim=R)
+    positional = position("rope", scaling="yarn", factor=factor, theta=theta)
+    x = inputs()
+    p = {name: value.double() for name, value in layer.named_parameters()}
+    expected = deepseek(p, x.double(), R, theta, factor, T / factor)
+    full = layer(x, POSITIONS, positional)
+    torch.testing.assert_close(full.double(), expected, atol=1e-5, rtol=1e-5)
+    cached = decode(layer, x, positional, 5, T)
+    torch.testing.assert_close(cached.double(), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["rope", "t5"])
 def test_gradients_equal_finite_differences(name):
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)

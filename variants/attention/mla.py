@@ -34,7 +34,8 @@ class LatentAttention(Attention[LatentOptions]):
 
     A positional rotates R further dimensions of each query, and one key of R dimensions that all
     heads share (14, 15). They are concatenated with the D others (16, 17), and scores are divided
-    by sqrt(D + R) (18). Without a rotation they are ordinary dimensions. A cache holds only c and
+    by sqrt(D + R) (18). Without a rotation they are ordinary dimensions. YaRN sharpens the whole
+    score, as in the authors' code, not only its rotated part. A cache holds only c and
     the shared key: decoding applies the key projection to the query and the value projection to the
     output (2.1.2), so that cached positions are never projected again.
 
@@ -148,6 +149,8 @@ class LatentAttention(Attention[LatentOptions]):
         q_BHTD = q_plain.view(B, T, self.n_head, -1).transpose(1, 2)
         q_BHTR = q_rotated.view(B, T, self.n_head, -1).transpose(1, 2)
         q_BHTR, k_B1TR = positional.rotate(q_BHTR, k[:, None], positions_T)
+        if positional.score_factor != 1:
+            q_BHTD = q_BHTD * positional.score_factor
         c_B1TL = rms_norm(c, self.kv_gain)[:, None]
         decoding = cache is not None and cache.n_seen > 0
         if cache is not None:

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-from variants.base import Parallelism, Precision, ProcessOptionsT, StepShape
+from variants.base import Parallelism, Part, Precision, ProcessOptionsT, StepShape
 from variants.communication import sent_bytes
 
 
@@ -24,7 +24,6 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
 
     min_unit_params: int | None = None  # None: each block is a unit
     reshard_after_forward: bool = True
-    cpu_offload: bool = False
 
     @property
     def n_shards(self) -> int:
@@ -41,24 +40,46 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
             units += smallest_units(block, self.min_unit_params)[0]
         return units
 
+    def bf16_units(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules that are gathered in bf16 if the precision is bf16.
+
+        They are the units, and the attentions and MLPs within a unit, that have no parameters but
+        those of linear layers, which autocast rounds to bf16 in any case. All others keep their
+        precision, as in a single process: norms, embeddings and gains.
+        """
+        found = []
+        for unit in self.units(model):
+            parts = [module for module in unit.modules() if isinstance(module, Part)]
+            found += [module for module in dict.fromkeys([unit, *parts]) if is_linear(module)]
+        return list(dict.fromkeys(found))
+
     def shard(
         self, model: nn.Module, mesh: DeviceMesh, device: torch.device, precision: Precision
     ) -> nn.Module:
-        """Shard over the mesh; with bf16, gather parameters in bf16, reduce gradients in fp32."""
-        param_dtype = torch.bfloat16 if precision == "bf16" else None
-        mp_policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
+        """Shard over the mesh; with bf16, gather `bf16_units` in bf16, reduce gradients in fp32.
+
+        Autocast chooses the type of each operation, as in a single process, so inputs are not cast.
+        """
         offload_policy = OffloadPolicy()
         if self.cpu_offload:
             offload_policy = CPUOffloadPolicy(pin_memory=device.type == "cuda")
-        for unit in self.units(model):
+        units = self.units(model)
+        in_bf16 = self.bf16_units(model) if precision != "fp32" else []
+        # Inner units first: an inner one has fewer submodules.
+        nested = sorted({*units, *in_bf16}, key=lambda unit: len(list(unit.modules())))
+        for unit in nested:
             fully_shard(
                 unit,
                 mesh=mesh,
                 reshard_after_forward=self.reshard_after_forward,
-                mp_policy=mp_policy,
+                mp_policy=MixedPrecisionPolicy(
+                    param_dtype=torch.bfloat16 if unit in in_bf16 else None,
+                    reduce_dtype=torch.float32,
+                    cast_forward_inputs=False,
+                ),
                 offload_policy=offload_policy,
             )
-        fully_shard(model, mesh=mesh, mp_policy=mp_policy, offload_policy=offload_policy)
+        fully_shard(model, mesh=mesh, offload_policy=offload_policy)
         model.register_forward_hook(_reshard_without_backward)
         return model.to_empty(device="cpu" if self.cpu_offload else device)
 
@@ -101,20 +122,28 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
         twice). The last micro-batch reduces the gradients in fp32. Parameters are padded to shards
         with equal numbers of rows.
         """
-        n_parameters = padded_size(model.parameters(), self.n_shards)
-        regathered = 0
+        gathered = list(model.parameters())
+        n_parameters = padded_size(gathered, self.n_shards)
         if self.reshard_after_forward:
             # A parameter that several units share is gathered once.
-            parameters = {p: None for unit in self.units(model) for p in unit.parameters()}
-            regathered = padded_size(parameters, self.n_shards)
-        bytes_each = 2 if step.precision == "bf16" else 4
-        gathered = step.n_micro_batches * (n_parameters + regathered) * bytes_each
-        gather_bytes = sent_bytes("all_gather", gathered, self.n_shards)
+            gathered += {p: None for unit in self.units(model) for p in unit.parameters()}
+        gathered_bytes = 4 * padded_size(gathered, self.n_shards)
+        if step.precision != "fp32":
+            rounded = {p for unit in self.bf16_units(model) for p in unit.parameters()}
+            gathered_bytes -= 2 * padded_size([p for p in gathered if p in rounded], self.n_shards)
+        gathered_bytes *= step.n_micro_batches
+        gather_bytes = sent_bytes("all_gather", gathered_bytes, self.n_shards)
         return gather_bytes + sent_bytes("reduce_scatter", 4 * n_parameters, self.n_shards)
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module has parameters, and none but those of linear layers."""
+    owners = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+    return bool(owners) and all(isinstance(owner, nn.Linear) for owner in owners)
+
+
 def _reshard_without_backward(model: nn.Module, *_: object) -> None:
-    """Reshard after an evaluation, which would leave parameters gathered, and with bf16 rounded."""
+    """Reshard after an evaluation, which would leave parameters gathered."""
     if not torch.is_grad_enabled():
         for module in model.modules():
             if isinstance(module, FSDPModule):

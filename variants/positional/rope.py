@@ -60,6 +60,10 @@ class Rope(Positional[RopeOptions]):
         super().__init__(shape, options)
         self.options = options
         self.trained_len = shape.seq_len / options.factor
+        self.sharpness = 1.0
+        if options.scaling == "yarn":
+            self.sharpness += 0.1 * math.log(options.factor)
+        self.score_factor = self.sharpness**2
 
     @classmethod
     def check(cls, shape: ModelShape, options: RopeOptions) -> Mapping[str, str]:
@@ -145,10 +149,8 @@ class Rope(Positional[RopeOptions]):
         """Return the cosines and sines of all pairs of heads of width D."""
         R = round(self.options.fraction * D)
         angle_TR = positions_T.to(torch.float32)[:, None] * self.frequencies(R, positions_T.device)
-        yarn = self.options.scaling == "yarn"
-        sharpness = 1 + 0.1 * math.log(self.options.factor) if yarn else 1.0
-        cos_TR = (sharpness * angle_TR.cos()).to(dtype)
-        sin_TR = (sharpness * angle_TR.sin()).to(dtype)
+        cos_TR = (self.sharpness * angle_TR.cos()).to(dtype)
+        sin_TR = (self.sharpness * angle_TR.sin()).to(dtype)
         interleaved = self.options.interleaved
         pairs_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
         cos_TD = F.pad(pairs_TR, (0, D - R), value=1.0)  # dimensions beyond R are not rotated

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.errors import ExitCode, UserError
+from harness.errors import ExitCode, StoreError, UserError
 from harness.launch.backend import Stopped
 from harness.launch.one_run import source_run
 from harness.launch.progress import ProgressReporter
@@ -182,12 +182,15 @@ def _is_ready(store: Store, spec: RunSpec, waiting: set[str]) -> bool:
         return True
     if source.run_id in waiting:
         return False
-    return source.exists and source.status.status == "done"
+    return source.outcome.status == "done"
 
 
 def _status(run: Run) -> RunStatus | None:
-    """Return the status of a run; None if it has not been created."""
-    return run.status if run.exists else None
+    """Return the status of a run; None if it has not been created, or cannot be read."""
+    try:
+        return run.status
+    except StoreError:
+        return None
 
 
 def _not_followed(n_later: int, study: str) -> str:

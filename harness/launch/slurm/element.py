@@ -66,10 +66,10 @@ class ElementLog:
 
     def end_run(self, run: Run) -> None:
         """Report how a run ended."""
-        status = run.status
+        outcome = run.outcome
         seconds = time.monotonic() - self._started.pop(run.run_id)
-        reason = f" ({status.reason}: {status.message})" if status.reason is not None else ""
-        self.log(f"{run.run_id} {status.status} after {seconds:.1f} s{reason}")
+        reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason is not None else ""
+        self.log(f"{run.run_id} {outcome.status} after {seconds:.1f} s{reason}")
 
     def skip_run(self, run: Run, reason: str) -> None:
         """Report that a run is not started, and why."""

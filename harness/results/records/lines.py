@@ -72,7 +72,9 @@ class LaunchInputs(StrictModel):
     seeds: str | None = Field(description="value of `--seeds`; null: those of the study")
     where: list[str] = Field(description="values of `--where`")
     packages: str = Field(description="archived list of the installed packages and versions")
-    git_commit: str | None = Field(description="commit of the harness; null outside of git")
+    git_commit: str | None = Field(
+        description="commit of the harness; null: unknown, as outside of git"
+    )
     data_folder: str | None = Field(description="value of ABLATIONS_DATA")
 
 

@@ -141,6 +141,37 @@ class InitSource(StrictModel):
     run_id: str | None = Field(default=None, description="run whose newest checkpoint is loaded")
 
 
+class MemoryNeed(StrictModel):
+    """The memory that one rank will need, by category, and the settings that it follows from."""
+
+    parameters: Finite = Field(description="bytes of parameters")
+    gradients: Finite = Field(description="bytes of gradients")
+    optimizer: Finite = Field(
+        description="bytes of optimizer state, with the moving average of the parameters"
+    )
+    gathered: Finite = Field(description="most bytes of parameters gathered at once from shards")
+    activations: Finite | None = Field(
+        description="bytes that a micro-batch stores for the backward pass; null: unknown"
+    )
+    state_on_host: bool = Field(
+        default=False,
+        description="whether parameters, gradients and optimizer state of a run on GPUs are in "
+        "CPU memory",
+    )
+    n_sequences: Positive = Field(description="sequences of a step on one rank")
+    micro_batch_size: Positive = Field(description="sequences of a forward pass")
+
+    @property
+    def state(self) -> float:
+        """The bytes that exist at the end of each step, whatever the micro-batch size."""
+        return self.parameters + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> float:
+        """The bytes of all categories, of those that are known."""
+        return self.state + self.gathered + (self.activations or 0)
+
+
 class PredictedCost(StrictModel):
     """Costs that follow from the model before it runs."""
 
@@ -155,6 +186,9 @@ class PredictedCost(StrictModel):
     )
     memory_bytes: Finite | None = Field(
         description="estimated peak memory of one rank, bytes; null if unknown"
+    )
+    memory: MemoryNeed | None = Field(
+        default=None, description="the memory by category; null: not recorded"
     )
 
 

@@ -121,10 +121,10 @@ class Environment(Versioned):
         "was resumed",
     )
     git_commit: str | None = Field(
-        default=None, description="commit of the code; null outside of git"
+        default=None, description="commit of the code; null: unknown, as outside of git"
     )
     git_dirty: bool | None = Field(
-        default=None, description="whether the code had uncommitted changes"
+        default=None, description="whether the code had uncommitted changes; null: unknown"
     )
 
     @property
