@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.data.batches import Batches, Tokens
-from harness.data.shards import verify
+from harness.data.shards import check_not_overwritten, verify
 from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode, Problem, UserError
 from harness.model.builder import ModelBuilder
@@ -25,6 +25,7 @@ from harness.probes.memory import measure_memory, recomputed_bytes
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
+from harness.provenance.present_code import PresentCode
 from harness.results.records import (
     N_UNTIMED_STEPS,
     InitReport,
@@ -86,16 +87,24 @@ class Setup:
 
 
 def train(
-    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
+    run: Run,
+    spec: RunSpec,
+    context: DistributedContext,
+    stop: StopRequest | None = None,
+    code: PresentCode | None = None,
 ) -> ProbeResults:
     """Train one run on this rank, resuming an earlier attempt, and return the probes' results.
 
     Raises:
+        UserError: the data, or the `code` of the run, are not those that it was planned with, or
+            the data were overwritten while it trained.
         NotFiniteError: loss or gradient norm is not finite; the step is recorded.
         TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps
         checkpoints.
     """
     setup = set_up(run, spec, context)
+    if code is not None:
+        code.check()  # again: the variants have been loaded
     checkpoints = Checkpoints(
         run, spec, setup.context, setup.gpt, setup.optimizer, setup.train_step.average
     )
@@ -109,6 +118,7 @@ def train(
         setup.reset_parameters,
     )
     evaluate = Evaluation(run, spec, setup.context)
+    verify([*spec.launch.train_tokens, *spec.launch.val_tokens])  # again: they have been opened
     first_step = FirstStep(setup.model, setup.optimizer)
     if past.n_done == 0:
         evaluate(setup.model, 0, 0.0, setup.train_step.average)
@@ -124,6 +134,7 @@ def train(
         )
     loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
     loop.run_steps()
+    check_not_overwritten([setup.train_step.batches.tokens, evaluate.tokens])
     time = RunTime(
         train_s=loop.train_s,
         eval_s=past.eval_s + evaluate.total_s,
