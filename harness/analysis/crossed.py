@@ -15,7 +15,7 @@ rest, weighted by these variances (Cochran 1964). With 2 to 5 seeds, the degrees
 Satterthwaite (1946) for V give intervals that cover too little, in particular those of a family.
 
 Metrics of 0 and 1 over few examples can have equal means in all seeds by chance. The interval is
-therefore never narrower than that of the examples alone, without any variance of the seeds.
+therefore never narrower than that of the examples, without any variance of the seeds.
 
 All functions are pure functions of numbers.
 """

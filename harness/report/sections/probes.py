@@ -104,7 +104,7 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield from chart_blocks(charts, "length_loss", "position_loss")
 
 
-THESE_MODELS = "these models"  # what a verdict of one seed is about
+THESE_MODELS = "these models"  # the subject of a verdict of one seed
 
 # The metric of a task in the report, the first that it has; tasks.csv has all.
 PREFERRED = ("acc_norm", "acc", "exact_match", "f1", "word_perplexity")

@@ -133,7 +133,7 @@ class TaskScore(StrictModel):
     )
     over: Sampled | None = Field(
         default=None,
-        description="of what the interval is that of a sample: `seeds`, `examples` (one seed: the "
+        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: the "
         "verdict is about these models only), or `seeds and examples`; null without a test",
     )
     p: Number | None = Field(default=None, description="p-value of this difference by itself")
