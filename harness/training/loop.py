@@ -384,6 +384,8 @@ def collect_probes(
     decoding = decode.measure(spec, setup.builder, setup.gpt, context)
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
     tasks = lm_eval.measure(spec, setup.builder, setup.gpt, context)
+    if tasks.examples is not None:
+        setup.run.write_examples(tasks.examples)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
     if predicted_bytes_sent is not None:
         predicted_bytes_sent += setup.optimizer_bytes_sent
@@ -405,7 +407,7 @@ def collect_probes(
         peak_flops=peak,
         decoding=decoding,
         lengths=lengths,
-        tasks=tasks,
+        tasks=tasks.records,
         resumed_at=resumed_at,
         phases=post_training.phases,
         traffic=post_training.traffic,

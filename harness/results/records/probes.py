@@ -180,6 +180,11 @@ class TaskRecord(StrictModel):
         default=None, description="whether a higher value is better; null if unknown"
     )
     examples: Count = Field(description="number of examples")
+    not_by_example: str | None = Field(
+        default=None,
+        description="why examples.json has no value of each example; null if it has, and in older "
+        "files",
+    )
     reason: str | None = Field(
         default=None, description="why it is not defined; null if it was measured"
     )
