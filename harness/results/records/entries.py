@@ -65,6 +65,11 @@ class EntryMetrics(StrictModel):
     mfu: Number | None = Field(
         description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
     )
+    mfu_full_attention: Number | None = Field(
+        default=None,
+        description="mfu by the convention of PaLM and nanoGPT: 6 FLOPs for each parameter, and "
+        "attention to all keys of the sequence, 12 n_layer n_embd seq_len",
+    )
     unstable_seeds: list[int] = Field(
         default=[], description="seeds of the runs with a loss spike or an outlier in `spikes`"
     )
