@@ -35,7 +35,7 @@ prose: $(installed)  ## list words to avoid (tools/wordlist.toml) with their pla
 faults: $(installed)  ## plant the faults of tests/faults/ one by one and check that a test fails
 	@$(bin)/python tools/faults.py --jobs $(WORKERS)
 
-bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=pattern, BASELINE=ratios.json
+bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=pattern, BASELINE=file or folder
 	@mkdir -p reports/bench
 	@$(pytest) tests/benchmarks -W default --benchmark-quiet \
 		--benchmark-json=reports/bench/raw.json \

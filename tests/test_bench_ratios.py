@@ -1,4 +1,4 @@
-"""The ratios of `make bench`, worked out by hand on invented seconds."""
+"""The ratios of `make bench` and their baseline, worked out by hand on invented seconds."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import baseline
+import peak_memory
 import pytest
 import ratios
 
@@ -43,13 +45,13 @@ def test_a_machine_that_slows_down_counts_for_neither_side():
     ],
 )
 def test_slower_is_only_what_neither_interval_nor_noise_explains(before, now, expected):
-    assert ratios.verdicts([now], {"b": before}) == {now.benchmark: expected}
+    assert baseline.verdicts([now], {"b": before}) == {now.benchmark: expected}
 
 
 def test_what_was_written_is_read_again(tmp_path):
     found = [made(2.0, 1.5, 2.5), made(3.0, 2.5, 3.5, benchmark="c")]
     ratios.write(tmp_path / "bench/ratios.json", found)
-    assert ratios.read(tmp_path / "bench/ratios.json") == {"b": found[0], "c": found[1]}
+    assert baseline.read(tmp_path / "bench/ratios.json") == {"b": found[0], "c": found[1]}
     keys = {"benchmark", "ours_s", "peer", "peer_s", "ratio", "ci95"}
     assert all(
         record.keys() == keys for record in json.loads((tmp_path / "bench/ratios.json").read_text())
@@ -60,8 +62,40 @@ def test_what_was_written_is_read_again(tmp_path):
 def test_another_file_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "file.json").write_text(text)
-    with pytest.raises(ValueError, match=r"file\.json: no ratios of an earlier run"):
-        ratios.read(tmp_path / "file.json")
+    with pytest.raises(ValueError, match=r"file\.json: no results of an earlier run"):
+        baseline.read(tmp_path / "file.json")
+
+
+def peak(ours_bytes, peer="peer", benchmark="m"):
+    return peak_memory.Peak(benchmark, ours_bytes, peer, 1000, ours_bytes / 1000)
+
+
+def test_a_folder_has_times_and_peaks(tmp_path):
+    """Without its peaks a change that doubles the memory would pass."""
+    with pytest.raises(ValueError, match=r"neither ratios\.json nor memory\.json"):
+        baseline.read(tmp_path)
+    peak_memory.write(tmp_path / "memory.json", [peak(600)])
+    assert baseline.read(tmp_path) == {"m": peak(600)} == baseline.read(tmp_path / "memory.json")
+    ratios.write(tmp_path / "ratios.json", [made(2.0, 1.5, 2.5)])
+    assert baseline.read(tmp_path) == {"b": made(2.0, 1.5, 2.5), "m": peak(600)}
+
+
+@pytest.mark.parametrize(
+    ("now", "expected", "problems"),
+    [
+        (peak(600), "same", []),
+        (peak(605), "same", []),
+        (peak(607), "more", ["m: more memory"]),
+        (peak(590), "less", []),
+        (peak(600, peer="other"), "new", ["m: compared with other, with peer before"]),
+        (peak(600, benchmark="n"), "new", ["m: only in the earlier run"]),
+        (made(1.0, 1.0, 1.0, benchmark="m"), "new", []),
+    ],
+)
+def test_more_memory_fails_the_comparison(now, expected, problems):
+    before = {"m": peak(600)}
+    assert baseline.verdicts([now], before) == {now.benchmark: expected}
+    assert baseline.problems([now], before, lambda name: True) == problems
 
 
 BEFORE = {"a": made(1.0, 0.99, 1.01, benchmark="a"), "b": made(2.0, 1.99, 2.01, benchmark="b")}
@@ -86,15 +120,15 @@ SLOWER = [BEFORE["a"], made(0.2, 0.19, 0.21, benchmark="b")]
 )
 def test_no_benchmark_escapes_the_comparison(now, expected):
     """A benchmark that was renamed and became ten times slower would pass."""
-    assert ratios.problems(now, BEFORE, lambda name: True) == expected
+    assert baseline.problems(now, BEFORE, lambda name: True) == expected
 
 
 def test_only_what_was_to_be_measured_is_missing():
-    assert ratios.problems(UNCHANGED[:1], BEFORE, lambda name: name == "a") == []
-    assert ratios.problems([], BEFORE, lambda name: False) == [
+    assert baseline.problems(UNCHANGED[:1], BEFORE, lambda name: name == "a") == []
+    assert baseline.problems([], BEFORE, lambda name: False) == [
         "this run has no benchmark in common with the earlier run"
     ]
-    assert ratios.problems(UNCHANGED, {}, lambda name: True) == [
+    assert baseline.problems(UNCHANGED, {}, lambda name: True) == [
         "the earlier run has no benchmarks to compare with"
     ]
 
@@ -103,7 +137,7 @@ def test_the_command_fails_by_name(tmp_path):
     """`make bench BASELINE=` is what a pull request is judged by."""
     folder = tmp_path / "tests/benchmarks"
     folder.mkdir(parents=True)
-    for name in ("conftest.py", "ratios.py", "peak_memory.py"):
+    for name in ("conftest.py", "ratios.py", "peak_memory.py", "baseline.py"):
         shutil.copy(Path(ratios.__file__).with_name(name), folder)
     (folder / "test_made.py").write_text(
         "def test_decode(compare):\n"

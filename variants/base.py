@@ -23,7 +23,7 @@ from variants.linear import linear_flops
 from variants.parameters import OptimizerDefaults, ParameterInfo, StateBytes, TrainedParameter
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp8"]
 OptionsT = TypeVar("OptionsT", default=Any)
 GPT2_INIT_STD = 0.02  # of embeddings and linear layers (Radford et al. 2019, 2.3)
 
@@ -337,6 +337,7 @@ class Parallelism(Variant[ProcessOptionsT]):
     """How a run is distributed over processes. It wraps a model that is written for one device."""
 
     devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # supported device types
+    precisions: ClassVar[Sequence[str]] = ("fp32", "bf16")  # supported precisions
     counters_unreliable: ClassVar[bool] = False  # True if FLOP counters miss work of other threads
     cpu_offload: bool = False  # whether parameters, gradients and optimizer state are in CPU memory
 

@@ -35,7 +35,13 @@ class Tolerance:
 # them: measured in a small model, 6e-4 of the loss and 1e-2 of the norm. Sharded parameters are
 # rounded as in one process and agree as in fp32. Faults are larger: a missing all-reduce, another
 # batch on a rank, or an untied output projection changes the first gradient norm by 10 % and more.
-TOLERANCES = {"fp32": Tolerance(1e-5, 1e-4), "bf16": Tolerance(2e-3, 2e-2)}
+# Those of fp8 (unit roundoff 6e-2) are the ones of bf16 times the ratio of the roundoffs: no
+# parallelism of several processes supports it yet.
+TOLERANCES = {
+    "fp32": Tolerance(1e-5, 1e-4),
+    "bf16": Tolerance(2e-3, 2e-2),
+    "fp8": Tolerance(3e-2, 3e-1),
+}
 
 # from the best to the worst
 STATUSES: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from harness.cli.output import example
+from harness.cli.options import TrustCodeOption
+from harness.cli.output import example, log
 from harness.errors import UserError
 
 Source = Annotated[
@@ -45,23 +46,40 @@ def import_weights(source: Source, dest: Destination) -> None:
     print(f"{dest}: {imported.parameters:,} parameters, SHA-256 {imported.sha256}")
 
 
-def export_weights(source: Folder, dest: Destination, format: Format = "gpt2") -> None:
+def export_weights(
+    source: Folder,
+    dest: Destination,
+    format: Format = "gpt2",
+    trust_code: TrustCodeOption = False,
+) -> None:
     """Write weights in the layout that transformers loads."""
     from harness.published import convert
 
     _refuse_imported(source)
-    convert.export_weights(source, dest, format)
+    convert.export_weights(source, dest, format, trust_code)
     print(dest)
 
 
-def show_weights(source: Folder) -> None:
-    """Print the shape, the parameters, the hash, and the origin of each tensor."""
+def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
+    """Print the shape, the parameters, the hash, and the origin of each tensor.
+
+    Compares the tensors with the model that they are said to belong to, unless that would run
+    code that is not this program's.
+    """
     from tabulate import tabulate
 
-    from harness.model.weights import load_weights
+    from harness.model.weights import Trust, load_weights, read_weights
 
     _refuse_imported(source)
-    loaded = load_weights(source)
+    loaded = read_weights(source)
+    foreign = loaded.foreign_files
+    if trust_code or not foreign:
+        loaded = load_weights(source, Trust(any=trust_code))
+    else:
+        log(
+            "not compared with the model, which would run "
+            f"{', '.join(map(str, foreign))}; give --trust-code if you trust them"
+        )
     print(" ".join(f"{key}={value}" for key, value in asdict(loaded.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in loaded.axes.items()))
     print(f"{loaded.parameters:,} parameters, SHA-256 {loaded.sha256}\n")

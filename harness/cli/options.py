@@ -34,6 +34,14 @@ WhereOption = Annotated[
     ),
 ]
 
+TrustCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run the files of variants that the checkpoint names outside of this program.",
+    ),
+]
+
 
 def _print_version(requested: bool) -> None:
     if requested:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness.cli.options import TrustCodeOption
+
 TOKENIZER_HELP = (
     "bytes, gpt2, r50k_base, p50k_base, cl100k_base or o200k_base; default: the checkpoint's."
 )
@@ -59,6 +61,7 @@ def sample(
     tokenizer: Tokenizer = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    trust_code: TrustCodeOption = False,
 ) -> None:
     """Continue a prompt with a trained model. The text goes to stdout as it is generated."""
     options = locals()

@@ -5,7 +5,11 @@ from typing import Literal
 
 import torch
 
+from harness.data.batches import micro_batch_size
 from harness.errors import Problem
+from harness.model.float8 import block_layers, has_torchao
+from harness.model.gpt import GPT
+from harness.model.precision import Conditions, gpu_capability, why_unsupported
 from harness.results.job_shape import cpu_shape, gpu_shape
 from harness.results.records import LaunchSettings, SlurmSettings, TrainSettings
 from harness.study.settings import Settings
@@ -31,6 +35,7 @@ def check_device(
         )
         return
     device = resolved_device(settings.train)
+    yield from _check_precision(location, label, parallelism, settings, device, launch)
     if device not in parallelism.devices:
         allowed = " or ".join(parallelism.devices)
         yield Problem(
@@ -45,6 +50,48 @@ def check_device(
             f"{label} needs {parallelism.n_devices} GPUs, and this machine has "
             f'{torch.cuda.device_count()}; exclude it, or set device = "cpu"',
         )
+
+
+def _check_precision(
+    location: str,
+    label: str,
+    parallelism: Parallelism,
+    settings: Settings,
+    device: str,
+    launch: LaunchSettings,
+) -> Iterator[Problem]:
+    """The device has the precision, and the parallelism supports it.
+
+    The GPUs of Slurm's nodes are not known here: their runs check them.
+    """
+    conditions = Conditions(
+        device=device,
+        capability=gpu_capability() if launch.on == "local" else None,
+        supported=parallelism.precisions,
+        has_torchao=has_torchao(),
+    )
+    for reason in why_unsupported(settings.train.precision, conditions):
+        place = settings.place("train.precision", "train.device")
+        yield Problem(f"{location}: {place}", f"{reason} ({label})")
+
+
+def check_sizes(
+    location: str, model: GPT, parallelism: Parallelism, settings: Settings
+) -> Iterator[Problem]:
+    """The linear layers and the micro-batches have sizes that the precision can compute."""
+    train = settings.train
+    n_groups = parallelism.data_parallel_size
+    seq_len = settings.model.seq_len
+    n_tokens = []
+    for tokens in (train.tokens_per_step, *train.ramp_tokens):
+        n_local = tokens // seq_len // n_groups
+        n_tokens.append(micro_batch_size(n_local, train.micro_batch_size) * seq_len)
+    conditions = Conditions(
+        device=resolved_device(train), layers=block_layers(model), n_tokens=n_tokens
+    )
+    for reason in why_unsupported(train.precision, conditions):
+        place = settings.place("train.precision", "model.n_embd")
+        yield Problem(f"{location}: {place}", reason)
 
 
 def _check_nodes(

@@ -263,6 +263,7 @@ def _check_models(
     planned = [*entries, *_source_entries(source)]
     models = [(entry.choices, corpora.shape(entry)) for entry in planned]
     problems = list(validate.check_parallelism(matrix.location, models, paths))
+    problems += validate.check_precision(matrix.location, planned, corpora.shape, paths)
     if source is not None:
         shape = None if isinstance(source, Checkpoint) else corpora.shape(source.entry)
         targets = models[: len(entries)]

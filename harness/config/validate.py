@@ -1,11 +1,11 @@
 """Check the entries of a study before anything starts; each check yields its problems."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.config.axes import Axes, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
-from harness.config.devices import check_device
+from harness.config.devices import check_device, check_sizes
 from harness.config.entries import PlannedEntry
 from harness.config.unread import check_read
 from harness.data.batches import micro_batch_size
@@ -383,6 +383,28 @@ def check_parallelism(
             yield Problem(
                 f"{location}: axes", f"{', '.join(named)}: {reason}; add [[exclude]] with these"
             )
+
+
+def check_precision(
+    location: str,
+    entries: Iterable[PlannedEntry],
+    shape_of: Callable[[PlannedEntry], ModelShape],
+    paths: Sequence[str],
+) -> Iterator[Problem]:
+    """The precision of each entry can compute the sizes of its model, which is built if it must."""
+    checked = set()
+    for entry in entries:
+        shape = shape_of(entry)
+        settings = entry.settings
+        key = (architecture_key(entry.choices), entry.choices["parallelism"].label, settings.key)
+        if settings.train.precision != "fp8" or key in checked:
+            continue
+        checked.add(key)
+        builder = ModelBuilder(shape, entry.choices, paths)
+        try:
+            yield from check_sizes(location, builder.model(), builder.parallelism(), settings)
+        except UserError as error:
+            yield from error.problems
 
 
 def _is_named(axis: str) -> bool:

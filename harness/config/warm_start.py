@@ -13,7 +13,7 @@ from harness.config.entries import EntryResolver, PlannedEntry
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
-from harness.model.weights import Weights, load_weights
+from harness.model.weights import Trust, Weights, load_weights
 from harness.study.axes import VariantSelection
 from harness.study.schema_errors import quoted
 from harness.study.settings import Change, RawTable
@@ -23,6 +23,7 @@ from variants.base import AXES, ModelShape
 
 CHECKPOINT_KEY = "init.from_checkpoint"
 RUN_KEY = "init.from_run"
+TRUST_REMEDY = "if you trust them, name their folder in study.variant_paths"
 SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size", "tie_embeddings", "bias")
 MAX_REPORTED_TENSORS = 3  # per entry: tensors of the other layers have the same problem
 
@@ -60,7 +61,7 @@ def read(
         return _read_run(init.from_run, axes, baseline, resolver)
     try:
         path = (folder / str(init.from_checkpoint)).resolve()
-        return Checkpoint(path, load_weights(path))
+        return Checkpoint(path, load_weights(path, Trust(folders=axes.paths, remedy=TRUST_REMEDY)))
     except UserError as error:
         for problem in error.problems:
             axes.add_problem(CHECKPOINT_KEY, str(problem))

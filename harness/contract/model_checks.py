@@ -23,7 +23,9 @@ from harness.probes.activations import Activations
 from variants.base import ModelShape, Part
 from variants.errors import class_line
 
-PRECISIONS = {"fp32": (torch.float32,), "bf16": (torch.float32, torch.bfloat16)}
+ROUNDED = (torch.float32, torch.bfloat16)
+# fp8 is checked as bf16, in which all but the linear layers compute.
+PRECISIONS = {"fp32": (torch.float32,), "bf16": ROUNDED, "fp8": ROUNDED}
 LARGE_BATCH = 64  # sequences with which parameters without a gradient are tried again
 
 
@@ -73,7 +75,7 @@ def has_wrong_outputs(model: GPT, length: int, precision: str = "fp32") -> list[
             violations.append(Violation("output", message, _path(model, module)))
 
     model.eval()
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32")
     try:
         with hooked(model, check), _rotation_types(model, violations), autocast, seeded():
             losses = model(tokens, tokens.roll(-1, 1))

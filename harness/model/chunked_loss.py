@@ -82,8 +82,13 @@ _chunked_losses: Callable[[Tensor, Tensor, Tensor, Objective, int], Tensor] = _C
 
 
 def are_equal(values_N: Tensor) -> bool:
-    """Return whether all values are equal, as are the gradients of losses whose mean is taken."""
-    return bool((values_N == values_N[0]).all())
+    """Return whether all values are equal, as are the gradients of losses whose mean is taken.
+
+    `mean_loss` expands its gradient from one number, which the strides show. Other gradients are
+    read, which makes the host wait for a GPU.
+    """
+    is_expanded = all(stride == 0 for stride in values_N.stride())
+    return is_expanded or bool((values_N == values_N[0]).all())
 
 
 def _losses_and_gradients(
@@ -102,26 +107,76 @@ def _losses_and_gradients(
     factor_VC = weight_VC.to(dtype)
     losses = []
     hidden_grad_NC = torch.empty_like(hidden_NC)
-    weight_grad_VC = torch.zeros_like(weight_VC, dtype=at_least_fp32(dtype))
-    for chunk in chunks(len(targets_N), max_tokens):
-        rows_NC = hidden_NC[chunk].to(dtype)
+    weight_grad_VC = torch.empty_like(weight_VC, dtype=at_least_fp32(dtype))
+    n_together = rows_per_weight_product(weight_VC.shape[1], max_tokens, dtype)
+    for i, group in enumerate(chunks(len(targets_N), n_together)):
+        rows_NC = hidden_NC[group].to(dtype)
         losses_N, grad_NV = _logit_gradients(
-            F.linear(rows_NC, factor_VC), targets_N[chunk], objective
+            rows_NC,
+            factor_VC,
+            targets_N[group],
+            objective,
+            max_tokens,
+            None if scale_N is None else scale_N[group],
         )
         losses.append(losses_N)
-        if scale_N is not None:
-            grad_NV.mul_(scale_N[chunk, None])
-        grad_NV = grad_NV.to(dtype)
-        hidden_grad_NC[chunk] = grad_NV @ factor_VC
+        hidden_grad_NC[group] = grad_NV @ factor_VC
         if dtype == weight_grad_VC.dtype:
-            torch.addmm(weight_grad_VC, grad_NV.mT, rows_NC, out=weight_grad_VC)
+            beta = 0 if i == 0 else 1
+            torch.addmm(weight_grad_VC, grad_NV.mT, rows_NC, beta=beta, out=weight_grad_VC)
+        elif i == 0:
+            weight_grad_VC.copy_(grad_NV.mT @ rows_NC)
         else:
             weight_grad_VC += grad_NV.mT @ rows_NC
         del grad_NV  # before the next logits
     return torch.cat(losses), hidden_grad_NC, weight_grad_VC
 
 
+def rows_per_weight_product(n_embd: int, max_tokens: int, dtype: torch.dtype) -> int:
+    """Return the number of tokens whose share of the weight's gradient is one product.
+
+    A product in bf16 is rounded, then added to the sum in fp32: with few tokens that takes longer
+    than the product. The gradients of the logits of several chunks are kept for one product, up to
+    the memory of the weight's gradient. Products in fp32 add to the sum themselves.
+    """
+    bytes_per_sum = at_least_fp32(dtype).itemsize
+    if dtype.itemsize == bytes_per_sum:
+        return max_tokens
+    return max(max_tokens, n_embd * bytes_per_sum // dtype.itemsize)
+
+
 def _logit_gradients(
+    rows_NC: Tensor,
+    factor_VC: Tensor,
+    targets_N: Tensor,
+    objective: Objective,
+    max_tokens: int,
+    scale_N: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropies (N,) and the objectives' gradients times `scale` (N, V).
+
+    The gradients have the type of `rows`. Logits in fp32 exist for `max_tokens` at a time.
+    """
+    losses = []
+    gradients_NV = None
+    for chunk in chunks(len(rows_NC), max_tokens):
+        logits_NV = F.linear(rows_NC[chunk], factor_VC)
+        losses_N, grad_NV = _chunk_logit_gradients(logits_NV, targets_N[chunk], objective)
+        del logits_NV
+        losses.append(losses_N)
+        if scale_N is not None:
+            grad_NV.mul_(scale_N[chunk, None])
+        if len(losses_N) == len(rows_NC):
+            return losses_N, grad_NV.to(rows_NC.dtype)
+        if gradients_NV is None:
+            gradients_NV = rows_NC.new_empty(len(rows_NC), len(factor_VC))
+        gradients_NV[chunk] = grad_NV
+        del grad_NV  # before the next logits
+    assert gradients_NV is not None
+    return torch.cat(losses), gradients_NV
+
+
+def _chunk_logit_gradients(
     logits_NV: Tensor, targets_N: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies (N,) and the gradients of the objectives (N, V)."""

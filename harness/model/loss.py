@@ -31,6 +31,15 @@ def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def mean_loss(losses_BT: Tensor) -> Tensor:
+    """Return the mean, a scalar with the bits of `losses_BT.mean()`.
+
+    The gradient of `mean` is a tensor of equal numbers; this one is expanded from one number, so
+    that `chunked_token_losses` need not compare values.
+    """
+    return losses_BT.sum() / losses_BT.numel()
+
+
 def token_losses(
     logits_BTV: Tensor, targets_BT: Tensor, objective: Objective = CROSS_ENTROPY
 ) -> Tensor:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,9 @@ from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
+from variants import registry
 from variants.base import AXES, ModelShape
-from variants.errors import VariantError
+from variants.errors import SHIPPED, VariantError
 
 Tensors = dict[str, Tensor]  # by parameter name
 SAFETENSORS_FILE = "model.safetensors"
@@ -50,6 +51,11 @@ class Weights:
     variant_paths: Sequence[str] = ()
     tokenizer: str | None = None
     data_steps: int = 0
+
+    @property
+    def foreign_files(self) -> list[Path]:
+        """Return the files of the user's own variants that `model` would import."""
+        return foreign_files(self.axes, self.variant_paths)
 
     @property
     def parameters(self) -> int:
@@ -111,11 +117,77 @@ def write_weights(weights: Weights, folder: Path) -> None:
     write_files(folder, tensors, DESCRIPTION_FILE, description)
 
 
-def load_weights(source: Path) -> Weights:
-    """Read a checkpoint folder.
+@dataclass(frozen=True)
+class Trust:
+    """Which code that is not this project's a checkpoint may run: that of `folders`, or any.
+
+    `remedy` says how the user consents to more.
+    """
+
+    any: bool = False
+    folders: Sequence[str | Path] = ()
+    remedy: str = "give --trust-code if you trust them"
+
+    def check(self, weights: Weights, source: Path) -> None:
+        """Raise a `UserError` if the checkpoint would run code that is not trusted."""
+        trusted = {Path(folder).resolve() for folder in self.folders}
+        files = [
+            file for file in weights.foreign_files if file.parent.parent.resolve() not in trusted
+        ]
+        if files and not self.any:
+            names = ", ".join(map(str, files))
+            message = f"would run code that is not part of this program: {names}; {self.remedy}"
+            raise UserError(f"{source}: {message}")
+
+
+def foreign_files(axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]) -> list[Path]:
+    """Return the files of variants outside of this program, in the order of the axes.
 
     Raises:
-        UserError: it is not a checkpoint folder, or its tensors do not fit its description.
+        UserError: a path cannot be searched.
+    """
+    paths = [Path(path) for path in variant_paths]
+    found = []
+    try:
+        for axis in AXES:
+            file = registry.files(axis, paths).get(axes[axis].name) if axis in axes else None
+            if file is not None and not file.resolve().is_relative_to(SHIPPED.resolve()):
+                found.append(file)
+    except (OSError, ValueError, RuntimeError) as error:  # e.g. a NUL, a loop of links
+        raise UserError(f"variant_paths: cannot be searched: {error}") from error
+    return found
+
+
+def load_weights(source: Path, trust: Trust | None = None) -> Weights:
+    """Read a checkpoint folder and compare its tensors with the model that it describes.
+
+    The comparison imports the checkpoint's variants; files of the user's own only if `trust`
+    allows it, by default none.
+
+    Raises:
+        UserError: it is not a checkpoint folder, its tensors do not fit its description, or it
+            would run code that is not trusted.
+    """
+    weights = read_weights(source, trust or Trust())
+    try:
+        expected = _parameter_shapes(weights)
+    except (KeyError, VariantError) as error:
+        folders = ", ".join(weights.variant_paths) or "the project's own folders"
+        message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
+        raise UserError(f"{source}: {message}") from error
+    problems = incompatible_tensors(weights.tensors, expected, source)
+    if problems:
+        raise UserError(problems)
+    return weights
+
+
+def read_weights(source: Path, trust: Trust | None = None) -> Weights:
+    """Read a checkpoint folder without importing a variant.
+
+    With `trust`, a checkpoint that would run other code is refused before its tensors are read.
+
+    Raises:
+        UserError: it is not a checkpoint folder, has a value that is not finite, or is not trusted.
     """
     description = source / DESCRIPTION_FILE
     try:
@@ -128,34 +200,25 @@ def load_weights(source: Path) -> Weights:
         raise UserError(f"{source}: {message}") from error
     except (FormError, ValueError) as error:
         raise UserError(f"{description}: invalid or missing field: {error}") from error
-    shape = ModelShape(**info.shape.model_dump())
-    axes = GPT2 | info.axes
-    try:
-        expected = _parameter_shapes(shape, axes, info.variant_paths)
-    except (KeyError, VariantError) as error:
-        folders = ", ".join(info.variant_paths) or "the project's own folders"
-        message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
-        raise UserError(f"{source}: {message}") from error
-    tensors = read_weights_file(source / SAFETENSORS_FILE)
-    problems = incompatible_tensors(tensors, expected, source)
-    problems = problems or not_finite_tensors(tensors, source)
-    if problems:
-        raise UserError(problems)
-    return Weights(
-        shape=shape,
-        axes=axes,
-        tensors=tensors,
+    weights = Weights(
+        shape=ModelShape(**info.shape.model_dump()),
+        axes=GPT2 | info.axes,
+        tensors={},
         origin=info.origin,
         variant_paths=info.variant_paths,
         tokenizer=info.tokenizer,
         data_steps=info.data_steps,
     )
+    if trust is not None:
+        trust.check(weights, source)
+    tensors = read_weights_file(source / SAFETENSORS_FILE)
+    if problems := not_finite_tensors(tensors, source):
+        raise UserError(problems)
+    return replace(weights, tensors=tensors)
 
 
-def _parameter_shapes(
-    shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
-) -> dict[str, torch.Size]:
-    model = ModelBuilder(shape, axes, variant_paths).model()
+def _parameter_shapes(weights: Weights) -> dict[str, torch.Size]:
+    model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 

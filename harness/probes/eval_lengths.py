@@ -3,6 +3,7 @@
 import numpy as np
 from torch import nn
 
+from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.memory import is_out_of_memory
@@ -21,7 +22,10 @@ def measure(
     `gpt` as the parallelism wrapped it. A record whose loss is undefined has a `reason`.
     """
     lengths = spec.probes.eval_lengths or []
-    return [_measure(spec, model, gpt, context, length) for length in lengths]
+    records = [_measure(spec, model, gpt, context, length) for length in lengths]
+    if lengths:
+        verify(spec.launch.val_tokens)  # each length has opened them again
+    return records
 
 
 def _measure(

@@ -9,21 +9,22 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.precision import dtype_of
 from harness.results.records import PeakFlops
 
-# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the
-# whole device name after "NVIDIA" and "GeForce": laptop GPUs, Ti models and MIG slices are other
-# devices whose names begin the same. An unknown device gets no figure instead of a guess.
+# Dense tensor-core (fp8 and bf16, sums in fp32) and plain (fp32, no TF32) TFLOP/s from the vendors'
+# data sheets, by the whole device name after "NVIDIA" and "GeForce": laptop GPUs, Ti models and MIG
+# slices are other devices whose names begin the same. An unknown device gets no figure instead of a
+# guess, and so does a precision that a device lacks.
 DENSE_TFLOPS: dict[str, dict[str, float]] = {
-    "B200": {"bf16": 2250, "fp32": 75},
-    "H200": {"bf16": 989, "fp32": 67},
-    "H100 80GB HBM3": {"bf16": 989, "fp32": 67},
-    "H100 PCIe": {"bf16": 756, "fp32": 51},
-    "H100 NVL": {"bf16": 835, "fp32": 60},
+    "B200": {"fp8": 4500, "bf16": 2250, "fp32": 75},
+    "H200": {"fp8": 1979, "bf16": 989, "fp32": 67},
+    "H100 80GB HBM3": {"fp8": 1979, "bf16": 989, "fp32": 67},
+    "H100 PCIe": {"fp8": 1513, "bf16": 756, "fp32": 51},
+    "H100 NVL": {"fp8": 1671, "bf16": 835, "fp32": 60},
     "A100-SXM4-40GB": {"bf16": 312, "fp32": 19.5},
     "A100-SXM4-80GB": {"bf16": 312, "fp32": 19.5},
     "A100-PCIE-40GB": {"bf16": 312, "fp32": 19.5},
     "A100 80GB PCIe": {"bf16": 312, "fp32": 19.5},
-    "L40S": {"bf16": 362, "fp32": 91.6},
-    "RTX 4090": {"bf16": 165, "fp32": 82.6},
+    "L40S": {"fp8": 733, "bf16": 362, "fp32": 91.6},
+    "RTX 4090": {"fp8": 330, "bf16": 165, "fp32": 82.6},
     "RTX 3090": {"bf16": 71, "fp32": 35.6},
     "A10G": {"bf16": 70, "fp32": 31.5},
 }
@@ -54,7 +55,9 @@ def peak_flops(context: DistributedContext, precision: str, n_devices: int = 1) 
 def vendor_flops(name: str, precision: str) -> float | None:
     """Return the vendor's dense FLOP/s of a device by its name; None if it is unknown."""
     figures = DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce "))
-    return None if figures is None else figures[precision] * 1e12
+    if figures is None or precision not in figures:
+        return None
+    return figures[precision] * 1e12
 
 
 def measure_cpu_flops(precision: str) -> float:

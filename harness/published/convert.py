@@ -8,6 +8,7 @@ from typing import Literal
 from harness.errors import Problem, UserError, choices
 from harness.model.weights import (
     SAFETENSORS_FILE,
+    Trust,
     Weights,
     atomic_folder,
     check_absent,
@@ -57,14 +58,16 @@ def import_weights(source: str, dest: Path) -> Weights:
     return weights
 
 
-def export_weights(source: Path, dest: Path, format: Format = "gpt2") -> None:
+def export_weights(
+    source: Path, dest: Path, format: Format = "gpt2", trust_code: bool = False
+) -> None:
     """Write a checkpoint as a folder that `from_pretrained` of `transformers` loads.
 
     Raises:
-        UserError: `source` is not a checkpoint folder, or has variants or options that the layout
-            does not express.
+        UserError: `source` is not a checkpoint folder, has variants or options that the layout
+            does not express, or would run other code than this program's without `trust_code`.
     """
-    weights = load_weights(source)
+    weights = load_weights(source, Trust(any=trust_code))
     if format == "gpt2":
         reasons = gpt2.unsupported(weights)
     else:

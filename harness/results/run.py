@@ -38,7 +38,8 @@ class Run(RunFiles):
     @property
     def archive(self) -> Archive:
         """The archive of the study."""
-        return Archive(self.path.parent / "archive")
+        folder = self.path.parent
+        return Archive((folder.parent if folder.name == TIMING else folder) / "archive")
 
     @property
     def timing_run(self) -> "Run":

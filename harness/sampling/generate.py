@@ -15,7 +15,7 @@ from harness.errors import Problem, UserError
 from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
-from harness.model.weights import DESCRIPTION_FILE, Weights, load_weights
+from harness.model.weights import DESCRIPTION_FILE, Trust, Weights, load_weights
 from harness.results.run import is_in_imported_run
 from harness.sampling.sampler import Sampler, Sampling, out_of_range
 from variants.base import Cache, Precision
@@ -34,7 +34,8 @@ Write = Callable[[str], None]
 class GenerationRequest(Sampling):
     """A request for `samples` continuations of `prompt`, of `length` tokens each.
 
-    If `tokenizer` is None, the checkpoint's own is used.
+    If `tokenizer` is None, the checkpoint's own is used. `trust_code` lets it run the files of
+    variants that are not this program's.
     """
 
     checkpoint: Path
@@ -45,6 +46,7 @@ class GenerationRequest(Sampling):
     tokenizer: str | None
     device: Literal["auto", "cpu", "cuda"]
     precision: Precision
+    trust_code: bool = False
 
     def problems(self) -> list[Problem]:
         """Return the problems that the request shows by itself."""
@@ -102,7 +104,8 @@ def generate(request: GenerationRequest, write: Write) -> None:
     """
     if problems := request.problems():
         raise UserError(problems)
-    weights = load_weights(checkpoint_folder(request.checkpoint))
+    folder = checkpoint_folder(request.checkpoint)
+    weights = load_weights(folder, Trust(any=request.trust_code))
     tokenizer = tokenizer_of(weights, request.checkpoint, request.tokenizer)
     model = weights.model()
     plan = plan_generation(

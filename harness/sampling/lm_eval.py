@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.errors import ExitCode, UserError
-from harness.model.weights import load_weights
+from harness.model.weights import Trust, load_weights
 from harness.probes import lm_eval
 from harness.probes.likelihood import Scorer
 from harness.sampling.generate import checkpoint_folder, tokenizer_of
@@ -25,7 +25,8 @@ class Ablations(lm_eval.Adapter):
     """A checkpoint as a model of `lm-eval`; the arguments are those of `--model_args`.
 
     Raises:
-        UserError: there is no such checkpoint, or its tokenizer is unknown.
+        UserError: there is no such checkpoint, its tokenizer is unknown, or it would run the files
+            of other variants than this program's without `trust_code`.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Ablations(lm_eval.Adapter):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        trust_code: bool = False,
     ) -> None:
         folder = Path(path)
-        weights = load_weights(checkpoint_folder(folder))
+        remedy = "give trust_code=true in --model_args if you trust them"
+        weights = load_weights(checkpoint_folder(folder), Trust(trust_code is True, remedy=remedy))
         model = weights.model()
         if not torch.cuda.is_available() and (device is None or device.startswith("cuda")):
             device = "cpu"  # `lm_eval` asks for CUDA by default

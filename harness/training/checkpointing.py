@@ -27,6 +27,7 @@ from harness.results.files import read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
+from harness.training.state_reader import StatePlanner, StateReader
 from variants.base import ModelShape
 
 # Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
@@ -242,13 +243,14 @@ def load_state(
     They may have been sharded otherwise.
 
     Raises:
-        StateError: the state is incomplete or of another model; model, average and optimizer are
-        undefined afterwards.
+        StateError: the state is incomplete, of another model, or could run code; model, average
+            and optimizer are undefined afterwards.
     """
     state = _state(gpt, optimizer, average, 0)
     with _one_line_errors(f"{folder / STATE} cannot be read"):
         loaded = to_dcp_state(state, shard_specs(gpt))
-        state_dict_loader.load(loaded, checkpoint_id=folder / STATE)
+        reader = StateReader(folder / STATE)
+        state_dict_loader.load(loaded, storage_reader=reader, planner=StatePlanner())
     set_state_dict(
         gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )

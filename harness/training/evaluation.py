@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.data.batches import Tokens
 from harness.distributed.process_group import DistributedContext
 from harness.probes.allocator import AllocatorPeaks
 from harness.probes.timer import Timer
@@ -108,6 +109,11 @@ class Evaluation:
             self._file.append(record)
             self._warn(record)
         return sums.val_loss
+
+    @property
+    def tokens(self) -> Tokens:
+        """The validation tokens."""
+        return self._windows.tokens
 
     def _bits_per_byte(self, sums: LossSums, corpora: Sequence[LossSums]) -> float | None:
         """Return the mean of a mixture's corpora by their shares, whatever their tokens per byte.

@@ -3,26 +3,29 @@
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import nn
 
 from harness.data.batches import Batches, Tokens
-from harness.data.shards import verify
+from harness.data.shards import check_not_overwritten, verify
 from harness.distributed.process_group import DistributedContext
-from harness.errors import ExitCode
+from harness.errors import ExitCode, Problem, UserError
 from harness.model.builder import ModelBuilder
+from harness.model.float8 import block_layers, compute_in_fp8, has_torchao
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
 from harness.model.parameters import predicted_bytes
-from harness.model.precision import dtype_of
+from harness.model.precision import Conditions, dtype_of, gpu_capability, why_unsupported
 from harness.probes import decode, eval_lengths, lm_eval
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory, recomputed_bytes
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
+from harness.provenance.present_code import PresentCode
 from harness.results.records import (
     N_UNTIMED_STEPS,
     InitReport,
@@ -84,16 +87,24 @@ class Setup:
 
 
 def train(
-    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
+    run: Run,
+    spec: RunSpec,
+    context: DistributedContext,
+    stop: StopRequest | None = None,
+    code: PresentCode | None = None,
 ) -> ProbeResults:
     """Train one run on this rank, resuming an earlier attempt, and return the probes' results.
 
     Raises:
+        UserError: the data, or the `code` of the run, are not those that it was planned with, or
+            the data were overwritten while it trained.
         NotFiniteError: loss or gradient norm is not finite; the step is recorded.
         TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps
         checkpoints.
     """
     setup = set_up(run, spec, context)
+    if code is not None:
+        code.check()  # again: the variants have been loaded
     checkpoints = Checkpoints(
         run, spec, setup.context, setup.gpt, setup.optimizer, setup.train_step.average
     )
@@ -107,6 +118,7 @@ def train(
         setup.reset_parameters,
     )
     evaluate = Evaluation(run, spec, setup.context)
+    verify([*spec.launch.train_tokens, *spec.launch.val_tokens])  # again: they have been opened
     first_step = FirstStep(setup.model, setup.optimizer, evaluate.peaks)
     if past.n_done == 0:
         evaluate(setup.model, 0, 0.0, setup.train_step.average)
@@ -122,6 +134,7 @@ def train(
         )
     loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
     loop.run_steps()
+    check_not_overwritten([setup.train_step.batches.tokens, evaluate.tokens])
     time = RunTime(
         train_s=loop.train_s,
         eval_s=past.eval_s + evaluate.total_s,
@@ -135,7 +148,8 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
 
     Raises:
         RuntimeError: the ranks do not start from the same parameters.
-        UserError: the token files have changed since the run was planned.
+        UserError: the token files have changed since the run was planned, or the device lacks the
+            precision.
     """
     verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
@@ -147,6 +161,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     gpt.loss_chunk = settings.loss_chunk
     gpt.recompute = settings.recompute
     whole = builder.model()
+    _set_precision(gpt, parallelism, spec)
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
     if settings.compile:
@@ -189,6 +204,26 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         init_report=init_report,
         initial_hash=initial_hash,
     )
+
+
+def _set_precision(gpt: GPT, parallelism: Parallelism, spec: RunSpec) -> None:
+    """Make the model compute in fp8 if the run does.
+
+    Raises:
+        UserError: this device lacks the precision, which a login node could not know.
+    """
+    precision = spec.train.precision
+    conditions = Conditions(
+        device=spec.train.device,
+        capability=gpu_capability(),
+        layers=block_layers(gpt),
+        supported=parallelism.precisions,
+        has_torchao=has_torchao(),
+    )
+    if reasons := why_unsupported(precision, conditions):
+        raise UserError(Problem("train.precision", reason) for reason in reasons)
+    if precision == "fp8":
+        compute_in_fp8(gpt)
 
 
 class Loop:
@@ -368,7 +403,7 @@ def collect_probes(
 
 
 def _coarsest(*precisions: Precision) -> Precision:
-    return "bf16" if "bf16" in precisions else "fp32"
+    return max(precisions, key=get_args(Precision).index)
 
 
 def _recomputed_bytes(setup: Setup) -> int:

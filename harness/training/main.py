@@ -15,6 +15,8 @@ from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import gpu_capacity, is_of_gpu, is_out_of_memory
 from harness.provenance.archive import archive_code
+from harness.provenance.contents import Contents
+from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, owner_of
 from harness.results.host_memory import host_capacities
@@ -35,12 +37,13 @@ CUDA_ADVICE = ". GPU "  # after what was asked for, figures that `_explain_memor
 GLOO_ADVICE = ". This is typically caused by"  # after the cause
 
 
-def run_worker(run_path: Path, claim: int | None) -> None:
+def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None) -> None:
     """Train one run in the process that torchrun started, and record in its status how it ended.
 
     With the number of a `claim`, the launcher holds it and has marked the run as running. With
     None, the ranks were started by hand: rank 0 claims the run and marks it, and the ranks print
-    into its log. A run that is done is left as it is then.
+    into its log. A run that is done is left as it is then. `loaded` are the hashes of the code from
+    before it was loaded: a rank whose code or data are not those of the spec fails before step 0.
 
     Raises:
         SystemExit: the run is not done; the exit code says why.
@@ -65,7 +68,8 @@ def run_worker(run_path: Path, claim: int | None) -> None:
             join(spec.train.device, limits.stall_timeout_s, limits.network_interface) as context,
         ):
             run = _meet(run, context, watch)
-            _train(run, spec, context, watch, stop, started)
+            code = PresentCode(run, loaded)
+            _train(run, spec, context, watch, stop, started, code)
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
     except Exception as error:
@@ -143,11 +147,12 @@ def _train(
     watch: Watch,
     stop: StopRequest,
     started: float,
+    code: PresentCode,
 ) -> None:
     if context.is_first:
         run.write_env(describe(spec, context, watch.hosts, _earlier_environment(run)))
     try:
-        probes = train(run, spec, context, stop)
+        probes = train(run, spec, context, stop, code)
     except TrainingInterrupted as error:
         if context.is_first and run.status.status == "running":  # else it is recorded why
             if watch.timeout is not None:

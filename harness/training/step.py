@@ -10,6 +10,7 @@ from harness.data.batches import Batches, micro_batch_size
 from harness.data.prefetch import MicroBatches, Prefetch
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
+from harness.model.loss import mean_loss
 from harness.model.precision import autocast
 from harness.probes.timer import UNTIMED, StepTimer
 from harness.results.records import TrainSettings
@@ -93,7 +94,7 @@ class TrainStep:
             with self.parallelism.gradient_sync(self.model, enabled=i == n):
                 with autocast(device, self.settings.precision), timer.forward():
                     losses_BT = self.model(inputs_BT, labels_BT)
-                loss = losses_BT.mean() / n
+                loss = mean_loss(losses_BT) / n
                 with timer.backward():
                     loss.backward()
             total += loss.detach()

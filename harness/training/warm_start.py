@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
-from harness.model.weights import load_weights
+from harness.model.weights import read_weights
 from harness.results.records import InitReport, InitSource, RunSpec
 from harness.results.run import Run
 
@@ -23,7 +23,7 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> Init
         init_parameters(gpt, spec.seed, full_model=whole)
         return None
     folder = _checkpoint_folder(run, spec.init)
-    weights = load_weights(folder)
+    weights = read_weights(folder)
     if spec.init.sha256 not in (None, weights.sha256):
         raise ValueError(
             f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with "

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import baseline
 import peak_memory
 import pytest
 import ratios
@@ -21,13 +22,16 @@ MEMORY_REPORT = REPORT.with_name("memory.json")
 WARMUP = 2  # rounds
 RATIOS = pytest.StashKey[list[ratios.Ratio]]()
 PEAKS = pytest.StashKey[list[peak_memory.Peak]]()
-BASELINE = pytest.StashKey[dict[str, ratios.Ratio]]()
+BASELINE = pytest.StashKey[dict[str, baseline.Result]]()
 DESELECTED = pytest.StashKey[set[str]]()
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--baseline", type=Path, help="ratios.json of an earlier run; fail if ours became slower"
+        "--baseline",
+        type=Path,
+        help="ratios.json or memory.json of an earlier run, or a folder with both; "
+        "fail if ours became slower or needs more memory",
     )
 
 
@@ -37,7 +41,7 @@ def pytest_configure(config):
     config.stash[DESELECTED] = set()
     try:
         config.stash[BASELINE] = (
-            ratios.read(config.option.baseline) if config.option.baseline else {}
+            baseline.read(config.option.baseline) if config.option.baseline else {}
         )
     except ValueError as error:
         raise pytest.UsageError(f"--baseline: {error}") from error
@@ -60,9 +64,13 @@ def comparison_problems(config) -> list[str]:
     if config.option.baseline is None or config.option.collectonly:
         return []
     deselected = config.stash[DESELECTED]
-    return ratios.problems(
-        config.stash[RATIOS], config.stash[BASELINE], lambda name: name not in deselected
+    return baseline.problems(
+        measured_results(config), config.stash[BASELINE], lambda name: name not in deselected
     )
+
+
+def measured_results(config) -> list[baseline.Result]:
+    return [*config.stash[RATIOS], *config.stash[PEAKS]]
 
 
 def pytest_deselected(items):
@@ -76,14 +84,21 @@ def benchmark_name(item) -> str:
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    summarize_memory(terminalreporter, config.stash[PEAKS])
-    measured = config.stash[RATIOS]
-    baseline = config.stash[BASELINE]
+    before = config.stash[BASELINE]
+    changes = baseline.verdicts(measured_results(config), before)
+    summarize_memory(terminalreporter, config.stash[PEAKS], before, changes)
     for problem in comparison_problems(config):
         terminalreporter.write_line(f"FAILED against {config.option.baseline}: {problem}")
+    summarize_ratios(terminalreporter, config.stash[RATIOS], before, changes)
+    if config.option.baseline and changes:
+        n_compared = len(before.keys() & changes.keys())
+        counts = f"{n_compared} of {len(before)} benchmarks"
+        terminalreporter.write_line(f"compared with {config.option.baseline}: {counts}")
+
+
+def summarize_ratios(terminalreporter, measured: list[ratios.Ratio], before, changes) -> None:
     if not measured:
         return
-    changes = ratios.verdicts(measured, baseline)
     rows = []
     for ratio in measured:
         row = {
@@ -93,20 +108,16 @@ def pytest_terminal_summary(terminalreporter, config):
             "peer, ms": f"{ratio.peer_s * 1e3:.4g}",
             "ratio [95 %]": interval(ratio),
         }
-        if baseline:
-            row["before"] = interval(baseline.get(ratio.benchmark))
+        if before:
+            row["before"] = interval(before.get(ratio.benchmark))
             row["now"] = changes[ratio.benchmark]
         rows.append(row)
     terminalreporter.section("ratio = peer / ours; above 1, ours is faster")
     terminalreporter.write_line(tabulate(rows, headers="keys", disable_numparse=True))
     terminalreporter.write_line(f"written: {REPORT}")
-    if config.option.baseline:
-        n_compared = len(baseline.keys() & changes.keys())
-        counts = f"{n_compared} of {len(baseline)} benchmarks"
-        terminalreporter.write_line(f"compared with {config.option.baseline}: {counts}")
 
 
-def summarize_memory(terminalreporter, peaks: list[peak_memory.Peak]) -> None:
+def summarize_memory(terminalreporter, peaks: list[peak_memory.Peak], before, changes) -> None:
     if not peaks:
         return
     rows = []
@@ -118,6 +129,10 @@ def summarize_memory(terminalreporter, peaks: list[peak_memory.Peak]) -> None:
             "peer, GB": f"{peak.peer_bytes / 1e9:.2f}",
             "ratio": f"{peak.ratio:.2f}",
         }
+        if before:
+            earlier = before.get(peak.benchmark)
+            row["before, GB"] = f"{earlier.ours_bytes / 1e9:.2f}" if earlier else ""
+            row["now"] = changes[peak.benchmark]
         rows.append(row)
     terminalreporter.section("peak memory; ratio = ours / peer; below 1, ours needs less")
     terminalreporter.write_line(tabulate(rows, headers="keys", disable_numparse=True))

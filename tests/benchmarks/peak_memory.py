@@ -12,6 +12,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+# Peaks are counted, not measured; some bytes more are no loss to a user.
+TOLERANCE = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
@@ -22,6 +25,20 @@ class Peak:
     peer: str
     peer_bytes: int
     ratio: float
+
+
+def verdict(now: Peak, before: Peak | None) -> str:
+    """Return "more" or "less" if ours needs other bytes than in an earlier run, else "same".
+
+    Return "new" without an earlier peak for the same peer.
+    """
+    if before is None or before.peer != now.peer:
+        return "new"
+    if now.ours_bytes > before.ours_bytes * (1 + TOLERANCE):
+        return "more"
+    if now.ours_bytes < before.ours_bytes * (1 - TOLERANCE):
+        return "less"
+    return "same"
 
 
 class LiveBytes(TorchDispatchMode):

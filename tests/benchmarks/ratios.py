@@ -1,7 +1,7 @@
 """Speed relative to a peer, from rounds in which both ran, and the file ratios.json."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,56 +57,9 @@ def verdict(now: Ratio, before: Ratio | None) -> str:
     return "same"
 
 
-def verdicts(now: Iterable[Ratio], before: Mapping[str, Ratio]) -> dict[str, str]:
-    """Return the verdict of each benchmark of this run by name."""
-    return {ratio.benchmark: verdict(ratio, before.get(ratio.benchmark)) for ratio in now}
-
-
-def problems(
-    now: Sequence[Ratio], before: Mapping[str, Ratio], is_wanted: Callable[[str], bool]
-) -> list[str]:
-    """Return why the comparison with an earlier run fails: benchmarks that are slower or missing.
-
-    `is_wanted` says of a benchmark's name whether this run was to measure it. A benchmark of the
-    earlier run that this run lacks, or that has another peer, is missing: a new name or another
-    peer would hide that it became slower.
-    """
-    if not before:
-        return ["the earlier run has no benchmarks to compare with"]
-    found = verdicts(now, before)
-    wanted = [name for name in before if is_wanted(name)]
-    slower = [f"{name}: slower" for name, verdict in found.items() if verdict == "slower"]
-    missing = [f"{name}: only in the earlier run" for name in wanted if name not in found]
-    new_peers = [
-        f"{ratio.benchmark}: compared with {ratio.peer}, with {before[ratio.benchmark].peer} before"
-        for ratio in now
-        if ratio.benchmark in before and before[ratio.benchmark].peer != ratio.peer
-    ]
-    failed = [*slower, *missing, *new_peers]
-    if not failed and not any(name in before for name in found):
-        failed.append("this run has no benchmark in common with the earlier run")
-    return failed
-
-
 def write(file: Path, ratios: Iterable[Ratio]) -> None:
     """Write a list of objects, one for each benchmark, in seconds, unrounded."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(
         json.dumps([asdict(ratio) for ratio in ratios], indent=1) + "\n", encoding="utf-8"
     )
-
-
-def read(file: Path) -> dict[str, Ratio]:
-    """Read the ratios that `write` has written, by benchmark.
-
-    Raises:
-        ValueError: the file is missing or invalid; the message gives the reason.
-    """
-    try:
-        records = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            record["benchmark"]: Ratio(**record | {"ci95": tuple(record["ci95"])})
-            for record in records
-        }
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: no ratios of an earlier run: {error}") from error

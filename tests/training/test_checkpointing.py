@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -381,6 +382,37 @@ def test_incomplete_state_is_rejected_by_name(tmp_path, ranks, damage):
     DAMAGE[damage](tmp_path / "step-1" / "state")
     with pytest.raises(StateError, match=r"step-1/state cannot be read: rank 0: "):
         load_state(tmp_path / "step-1", gpt, optimizer)
+
+
+class Runs:
+    """A pickle of it creates a file when it is loaded."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+@pytest.mark.parametrize("part", ["index", "value"])
+def test_state_that_would_run_code_is_rejected(tmp_path, ranks, part, monkeypatch):
+    """A results folder may come from someone else, and PyTorch's reader loads pickles."""
+    gpt, model, optimizer = make(spec(tmp_path), ranks)
+    train_steps(model, optimizer)
+    ran = tmp_path / "ran"
+    if part == "value":
+        state = checkpointing._state
+        monkeypatch.setattr(
+            checkpointing, "_state", lambda *parts: state(*parts) | {"step": Runs(ran)}
+        )
+    save_state(tmp_path / "step-1", 1, gpt, optimizer)
+    monkeypatch.undo()
+    if part == "index":
+        (tmp_path / "step-1/state/.metadata").write_bytes(pickle.dumps(Runs(ran)))
+    assert not ran.exists()
+    with pytest.raises(StateError, match=r"cannot be read: .*refused|Unsupported global"):
+        load_state(tmp_path / "step-1", gpt, optimizer)
+    assert not ran.exists()
 
 
 def test_state_of_another_model_is_rejected(tmp_path, ranks):

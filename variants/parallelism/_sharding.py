@@ -64,7 +64,7 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
         if self.cpu_offload:
             offload_policy = CPUOffloadPolicy(pin_memory=device.type == "cuda")
         units = self.units(model)
-        in_bf16 = self.bf16_units(model) if precision == "bf16" else []
+        in_bf16 = self.bf16_units(model) if precision != "fp32" else []
         # Inner units first: an inner one has fewer submodules.
         nested = sorted({*units, *in_bf16}, key=lambda unit: len(list(unit.modules())))
         for unit in nested:
@@ -128,7 +128,7 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
             # A parameter that several units share is gathered once.
             gathered += {p: None for unit in self.units(model) for p in unit.parameters()}
         gathered_bytes = 4 * padded_size(gathered, self.n_shards)
-        if step.precision == "bf16":
+        if step.precision != "fp32":
             rounded = {p for unit in self.bf16_units(model) for p in unit.parameters()}
             gathered_bytes -= 2 * padded_size([p for p in gathered if p in rounded], self.n_shards)
         gathered_bytes *= step.n_micro_batches

@@ -21,6 +21,7 @@ class Single(Parallelism[SingleOptions]):
 
     Options = SingleOptions
     title = "single"
+    precisions = ("fp32", "bf16", "fp8")
 
     @classmethod
     def check(cls, shape: ModelShape, options: SingleOptions) -> Mapping[str, str]:

@@ -37,7 +37,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         yield paragraph("No two runs that differ only in the parallelism are done yet.")
         return
     precisions = {entry.runs[0].resolved.train.precision for entry in study.entries}
-    tolerance = TOLERANCES["bf16" if "bf16" in precisions else "fp32"]
+    tolerance = max((TOLERANCES[precision] for precision in precisions), key=lambda t: t.loss)
     checks = summary.tables["equivalence"]
     yield paragraph(_outcome(checks))
     yield paragraph(

@@ -286,7 +286,7 @@ class ProbeResults(Versioned):
     traffic: list[dict[str, CollectiveTraffic]] = Field(
         default=[], description="communication of one step by collective, for each rank"
     )
-    communication_dtype: Literal["fp32", "bf16"] | None = Field(
+    communication_dtype: Literal["fp32", "bf16", "fp8"] | None = Field(
         default=None, description="coarsest type of any tensor, also in communication between ranks"
     )
     predicted_bytes_sent: Finite | None = Field(

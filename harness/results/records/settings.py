@@ -156,8 +156,10 @@ class TrainSettings(StrictModel):
         "modules whose activations the backward pass computes again: `block`, `attention`, or "
         "`none`",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="type of the computation"
+    precision: Literal["fp32", "bf16", "fp8"] = Field(
+        default="fp32",
+        description="type of the computation; `fp8`: of the linear layers of the blocks, on GPUs, "
+        "and bf16 of the rest",
     )
     compile: bool = Field(
         default=False, description="whether blocks are compiled by `torch.compile`"
