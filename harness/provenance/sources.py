@@ -25,7 +25,11 @@ ENTRY_POINTS = ("harness/training/main.py", "harness/data/corpus.py")
 # Code that only some runs use, and by which of their settings.
 DECODE_PROBE = "harness/probes/decode.py"
 LENGTHS_PROBE = "harness/probes/eval_lengths.py"
-LM_EVAL_PROBE = ("harness/probes/lm_eval.py", "harness/probes/likelihood.py")
+LM_EVAL_PROBE = (
+    "harness/probes/lm_eval.py",
+    "harness/probes/likelihood.py",
+    "harness/probes/example_scores.py",
+)
 SYNTHETIC_CORPUS = "harness/data/synthetic.py"
 
 

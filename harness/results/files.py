@@ -101,14 +101,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: object, fence: Fence | None = None) -> None:
+def write_json(
+    path: Path, value: object, fence: Fence | None = None, *, compact: bool = False
+) -> None:
     """Replace `path` with `value` as JSON; numbers keep every digit, others become null.
 
-    Records and dataclasses are written as their fields.
+    Records and dataclasses are written as their fields. A `compact` file is one line.
     """
     if isinstance(value, BaseModel):
         value = value.model_dump()
-    content = orjson.dumps(value, default=_default, option=_JSON | orjson.OPT_INDENT_2)
+    option = _JSON if compact else _JSON | orjson.OPT_INDENT_2
+    content = orjson.dumps(value, default=_default, option=option)
     write_bytes(path, content, fence)
 
 

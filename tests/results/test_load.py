@@ -115,7 +115,7 @@ def test_only_the_requested_columns_are_read(probed):
         probed.read_steps(["los"])
 
 
-@pytest.mark.parametrize("name", [*table_columns.COLUMNS, "steps", "evals"])
+@pytest.mark.parametrize("name", [*table_columns.COLUMNS, "steps", "evals", "examples"])
 def test_every_frame_has_the_documented_columns(probed, name):
     frame = getattr(probed, name) if hasattr(probed, name) else probed.table(name)
     documented = probed.columns(name)
