@@ -31,6 +31,7 @@ from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.provenance.contents import Contents
+from harness.results import timing
 from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
 from harness.results.out_of_memory import Machine, explain_host
@@ -306,7 +307,7 @@ def _run_rank(rank: _Rank) -> None:
         os.sched_setaffinity(0, rank.slot.cores)
     if rank.slot.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(rank.slot.devices)
-    os.environ["ABLATIONS_TIMING"] = rank.slot.timing
+    os.environ |= timing.variable(rank.slot.timing)
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
     (rank.pids / str(os.getpid())).touch()
     print_into_log(rank.run)

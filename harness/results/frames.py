@@ -72,6 +72,7 @@ STEP_COLUMNS = [
     Column("grad_norm", NUMBER, "global gradient norm before clipping"),
     Column("lr", NUMBER, "learning rate"),
     Column("warmup", "bool", "whether the step is recorded but not timed"),
+    Column("saving", "bool", "whether a checkpoint was written in the background"),
 ]
 EVAL_COLUMNS = [
     Column("step", "int64", "number of steps done"),

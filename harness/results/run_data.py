@@ -240,7 +240,9 @@ class RunData:
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, all with the same tokens; shape (n_timed,).
 
-        Only steps of the last step's number of tokens are timed, if it changes in training.
+        Only steps of the last step's number of tokens are timed, if it changes in training, and
+        only steps during which no checkpoint was written. If those are fewer than half of them,
+        the others count as well: the run hardly ever had another speed.
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
         model. They are those of the timing run if there is one.
         """
@@ -250,6 +252,9 @@ class RunData:
             return self.timing_run.timed_step_s
         is_timed = ~self.steps.warmup
         is_timed &= self.steps.tokens == self.steps.tokens[-1:]
+        is_undisturbed = is_timed & ~self.steps.saving
+        if 2 * is_undisturbed.sum() >= is_timed.sum():
+            is_timed = is_undisturbed
         if self.is_partly_compiled:
             is_timed[:] = False
         return self.steps.step_s[is_timed]

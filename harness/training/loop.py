@@ -133,12 +133,14 @@ def train(
             past.n_done,
         )
     loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
-    loop.run_steps()
+    with checkpoints:
+        loop.run_steps()
     check_not_overwritten([setup.train_step.batches.tokens, evaluate.tokens])
     time = RunTime(
         train_s=loop.train_s,
         eval_s=past.eval_s + evaluate.total_s,
-        checkpoint_s=checkpoints.total_s,
+        checkpoint_s=checkpoints.blocked_s,
+        checkpoint_write_s=checkpoints.written_s,
     )
     return collect_probes(setup, first_step, past.resumed_at, time)
 
@@ -262,25 +264,35 @@ class Loop:
 
         Raises:
             NotFiniteError: loss or gradient norm is not finite.
+            StateError: a checkpoint could not be written.
             TrainingInterrupted: a rank was asked to end.
         """
         settings = self._settings
         context = self._setup.context
         for step in range(self._past.n_done, settings.steps):
             self._seed(step)
+            is_saving = self._checkpoints.is_writing
             is_measured = step == self._first_full_step
             with self._timer, self._first_step if is_measured else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
             has_finite_norm = bool(result.grad_norm.isfinite())
-            loss_sum, stop_votes, n_infinite = context.sum(
-                result.rank_loss.item(), self._stop.vote, not has_finite_norm
+            loss_sum, stop_votes, n_infinite, n_saving, n_unsaved, n_due = context.sum(
+                result.rank_loss.item(),
+                self._stop.vote,
+                not has_finite_norm,
+                is_saving,
+                self._checkpoints.has_failed,
+                context.is_first and self._checkpoints.is_due,  # by one clock
             )
             self._stop.acknowledge(stop_votes)
             loss = loss_sum / context.world_size
-            self._record(step, loss, result)
+            self._record(step, loss, result, n_saving > 0)
             if n_infinite or not math.isfinite(loss):
                 raise NotFiniteError(self._diagnose(step, loss, result))
+
+            if n_unsaved:
+                self._checkpoints.wait()  # raises why
 
             n_done = step + 1
             is_last = n_done == settings.steps
@@ -288,9 +300,11 @@ class Loop:
             if n_done % settings.eval_every == 0 or is_last:
                 average = self._setup.train_step.average
                 val_loss = self._evaluate(self._setup.model, n_done, self.train_s, average)
-            if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
+            is_due = n_due or n_done % self._checkpoint_every == 0
+            if is_due or is_last or self._stop.acknowledged:
                 self._checkpoints.save(n_done, val_loss)
             if self._stop.acknowledged:
+                self._checkpoints.wait()
                 self._stop.acknowledge(*context.sum(self._stop.vote))  # also those while it saved
                 wish = (
                     "asked to end" if self._stop.acknowledged == ExitCode.INTERRUPTED else RESTART
@@ -303,7 +317,7 @@ class Loop:
         data_step = spec.data_offset_steps + step
         seed_step(spec.order_seed, data_step, self._setup.context.data_parallel_rank)
 
-    def _record(self, step: int, loss: float, result: StepResult) -> None:
+    def _record(self, step: int, loss: float, result: StepResult, is_saving: bool) -> None:
         n_done_before = self._past.n_done
         record = StepRecord(
             step=step,
@@ -314,6 +328,7 @@ class Loop:
             lr=result.lr,
             warmup=step < max(n_done_before, self._first_full_step) + self._n_warmup,
             resumed=step == n_done_before > 0,
+            saving=is_saving,
         )
         self._steps_file.append(record)
 
@@ -375,9 +390,8 @@ def collect_probes(
     if predicted_bytes_sent is not None:
         predicted_bytes_sent += setup.optimizer_bytes_sent
     # Trains on, so it comes after everything that reads the parameters.
-    post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
-        spec.train.steps, setup.run, spec.launch.trace
-    )
+    probe = PostTrainingProbe(setup.model, context, setup.train_step, spec.train.compile)
+    post_training = probe.measure(spec.train.steps, setup.run, spec.launch.trace)
     return ProbeResults(
         memory=memory,
         predicted_memory=MemoryPrediction(**with_average(predicted_memory, spec.train)),

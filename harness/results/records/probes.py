@@ -213,7 +213,13 @@ class RunTime(StrictModel):
     train_s: Seconds = Field(description="sum of all step times, seconds")
     eval_s: Seconds = Field(description="sum of all evaluation times, seconds")
     checkpoint_s: Seconds = Field(
-        default=0.0, description="checkpoints of the last attempt, seconds"
+        default=0.0,
+        description="time that checkpoints of the last attempt kept the training waiting, seconds",
+    )
+    checkpoint_write_s: Seconds | None = Field(
+        default=None,
+        description="time of writing them in the background, seconds; null in older files, whose "
+        "`checkpoint_s` includes it",
     )
     total_s: Seconds | None = Field(
         default=None, description="last attempt, from the process's start to its end, seconds"
