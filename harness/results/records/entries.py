@@ -138,8 +138,8 @@ class TaskScore(StrictModel):
     )
     over: Sampled | None = Field(
         default=None,
-        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: the "
-        "verdict is about these models only), or `seeds and examples`; null without a test",
+        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: "
+        "the verdict is about these models only), or `seeds and examples`; null without a test",
     )
     p: Number | None = Field(default=None, description="p-value of this difference by itself")
     p_adjusted: Number | None = Field(
