@@ -13,7 +13,14 @@ from pydantic import BaseModel
 from harness.analysis.table_columns import COLUMNS
 from harness.results import records
 from harness.results.files import read_json
-from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column
+from harness.results.frames import (
+    EVAL_COLUMNS,
+    EXAMPLE_COLUMNS,
+    KEY_COLUMNS,
+    RUN_COLUMNS,
+    STEP_COLUMNS,
+    Column,
+)
 from harness.results.records.gpu import GpuFigures
 from harness.results.records.study_comparison import StudyComparison
 
@@ -27,6 +34,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "steps.rank<k>.jsonl": records.StepRecord,
     "eval.jsonl": records.EvalRecord,
     "probes.json": records.ProbeResults,
+    "examples.json": records.ExampleScores,
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
     "launches.jsonl": records.LaunchRecord,
     "tuning.json": records.TuningRecord,
@@ -60,6 +68,7 @@ write it. It is not under version control. In Python, `harness.load()` returns i
       steps.rank<k>.jsonl                a line per step and rank
       eval.jsonl                         a line per evaluation
       probes.json                        all other measurements of a run that is done
+      examples.json                      metrics of tasks of lm-eval by example, if it evaluates any
       log.txt                            output of the ranks of rank 0's host
       log.<host>.txt                     output of the ranks of another host
       trace.rank<k>.json.gz              a Chrome trace of one step, after `run --trace`
@@ -179,6 +188,7 @@ def reports_readme() -> str:
         "runs": [*KEY_COLUMNS, *RUN_COLUMNS],
         "steps": [*KEY_COLUMNS, *STEP_COLUMNS],
         "evals": [*KEY_COLUMNS, *EVAL_COLUMNS],
+        "examples": [*KEY_COLUMNS, *EXAMPLE_COLUMNS],
     }
     parts = [REPORTS + _record_section("summary.json", records.StudySummary)]
     parts.append(_record_section("<A>-vs-<B>/summary.json", StudyComparison))

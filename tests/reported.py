@@ -7,6 +7,7 @@ from synthetic_results import SyntheticStudy
 
 from harness import report
 from harness.results.files import read_json, write_json
+from harness.results.run import Run
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"  # the entries of `two_entries`
 
@@ -18,12 +19,15 @@ def two_entries(fake: SyntheticStudy) -> SyntheticStudy:
     return fake.write()
 
 
+def run_of(fake: SyntheticStudy, entry: str, seed: int) -> Run:
+    """Return one run."""
+    runs = fake.store.runs(fake.name)
+    return next(run for run in runs if run.run_id.startswith(f"{entry}-s{seed}-"))
+
+
 def plant(fake: SyntheticStudy, entry: str, seed: int, **probes: object) -> None:
     """Replace these probes of one run."""
-    run = next(
-        run for run in fake.store.runs(fake.name) if run.run_id.startswith(f"{entry}-s{seed}-")
-    )
-    path = run.path / "probes.json"
+    path = run_of(fake, entry, seed).path / "probes.json"
     write_json(path, read_json(path) | probes)
 
 

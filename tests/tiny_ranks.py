@@ -11,7 +11,7 @@ from harness.results.run import Run
 FACTS = ("MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS", "ABLATIONS_TIMING", "CUDA_VISIBLE_DEVICES")
 
 
-def run_worker(path: Path, claim: object) -> None:
+def run_worker(path: Path, claim: object, loaded: object) -> None:
     """Record this rank's environment, then execute the script beside the run's folder."""
     facts: dict[str, object] = {name: os.environ.get(name) for name in FACTS}
     facts["cores"] = sorted(os.sched_getaffinity(0))

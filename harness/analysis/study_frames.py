@@ -70,9 +70,9 @@ class _Table:
 class StudyFrames:
     """The results of one study as DataFrames, each built at its first use.
 
-    `runs`, `steps` and `evals` hold the recorded values; the others are the tables of the report,
-    with the columns of the CSV files of the same names. `columns` documents each of them. Every
-    frame's `attrs` hold the study's name, its settings and its baseline.
+    `runs`, `steps`, `evals` and `examples` hold the recorded values; the others are the tables of
+    the report, with the columns of the CSV files of the same names. `columns` documents each of
+    them. Every frame's `attrs` hold the study's name, its settings and its baseline.
 
     Examples:
         >>> study = harness.load("results", study="tiny")
@@ -179,6 +179,16 @@ class StudyFrames:
         return self._with_attrs(frames.evals(self._study.runs, self._study.levels, columns))
 
     @property
+    def examples(self) -> pd.DataFrame:
+        """A row per run, example and metric of tasks of lm-eval that is a mean over examples.
+
+        >>> study = harness.load("results", study="tiny")
+        >>> study.examples.groupby(["entry", "task"], observed=True)["value"].mean().shape
+        (0,)
+        """
+        return self._with_attrs(frames.examples(self._study.runs, self._study.levels))
+
+    @property
     def recorded(self) -> list[RunData]:
         """The runs that have recorded a step or are imported, in the study's order."""
         return [run for run in self._study.runs if has_recorded(run)]
@@ -224,7 +234,10 @@ class StudyFrames:
     spikes = _Table("A row per loss spike or outlier of the gradient norm of each run.")
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")
-    tasks = _Table("A row per entry and metric of a task of lm-eval.")
+    tasks = _Table(
+        "A row per entry and metric of a task of lm-eval: the difference from the baseline, paired "
+        "by seed and example, and the verdict."
+    )
     loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")
     tuning = _Table("A row per entry and setting that it tried: the loss on the tuning windows.")
     tuning_choices = _Table("A row per entry and tuned key: the chosen value, and if at an edge.")
@@ -268,6 +281,7 @@ class StudyFrames:
             "runs": [*keys, *frames.RUN_COLUMNS, *ADDED_RUN_COLUMNS],
             "steps": [*keys, *frames.STEP_COLUMNS],
             "evals": [*keys, *frames.EVAL_COLUMNS],
+            "examples": [*keys, *frames.EXAMPLE_COLUMNS],
             "entries": [COLUMNS["entries"][0], *axes, *COLUMNS["entries"][1:]],
         }
         documented = {**COLUMNS, **recorded}

@@ -44,7 +44,13 @@ from harness.results.records.comparisons import (
     VarianceComponents,
 )
 from harness.results.records.contexts import ContextResult
-from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
+from harness.results.records.entries import (
+    EntryResult,
+    EquivalenceStatus,
+    RunSummary,
+    Spike,
+    TaskScore,
+)
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     EnvironmentRuns,
@@ -178,10 +184,14 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     ]
     caveats = find_caveats(study)
     leaking = {caveat.entry for caveat in caveats if caveat.entry and caveat.kind in LEAKS}
-    results = {
-        entry.label: _result(study, entry, statuses.get(entry.label), spikes_by_entry[entry.label])
-        for entry in study.entries
-    }
+    task_scores = tasks.scores(study, diverging)
+    results = {}
+    for entry in study.entries:
+        label = entry.label
+        spikes_of_entry = spikes_by_entry[label]
+        results[label] = _result(
+            study, entry, statuses.get(label), spikes_of_entry, task_scores[label]
+        )
     return Summary(
         study=study,
         created_at=created_at,
@@ -203,13 +213,17 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
 
 
 def _result(
-    study: StudyResults, entry: Entry, status: EquivalenceStatus | None, spikes: list[Spike]
+    study: StudyResults,
+    entry: Entry,
+    status: EquivalenceStatus | None,
+    spikes: list[Spike],
+    task_scores: list[TaskScore],
 ) -> EntryResult:
     return EntryResult(
         **dict(metrics.result(entry, status)) | vars(stability.of_entry(entry, spikes)),
         decoding=decoding.measures(study, entry),
         lengths=eval_lengths.measures(study, entry),
-        tasks=tasks.measures(study, entry),
+        tasks=task_scores,
         corpora=corpora.measures(study, entry),
         phases=step_breakdown.phase_times(entry, status),
         traffic=step_breakdown.traffic_totals(entry),

@@ -9,13 +9,11 @@ power. All functions are pure functions of numbers.
 import math
 from collections.abc import Collection, Mapping
 
-from harness.analysis import power, significance
+from harness.analysis import power
 from harness.analysis.families import NO_MARGINS, NO_PAIRS_LOST, FamilyTest
+from harness.analysis.holm import test_estimates
 from harness.analysis.significance import ALPHA
-from harness.analysis.verdicts import decide, without_gains
 from harness.analysis.welch import UnpairedDifference
-from harness.results.records.comparisons import SignificanceResult, TestFamily
-from harness.results.records.estimates import Difference
 
 REASON = "fewer than two seeds are common with the baseline, so the comparison is unpaired"
 
@@ -33,45 +31,23 @@ def test_unpaired(
 
     `lost` has the failed seeds of each entry and of its baseline.
     """
-    own_margins = {name: margins.get(name, margin) for name in differences}
-    p = {name: found.p for name, found in differences.items()}
-    p_equivalent = {
-        name: found.p_equivalent(own_margins[name]) for name, found in differences.items()
-    }
-    adjusted = significance.holm_adjust(p)
-    adjusted_equivalent = significance.holm_adjust(p_equivalent)
-    p_bh = significance.benjamini_hochberg_adjust(p)
-    results = {}
-    for name, found in differences.items():
-        verdict, bounds = decide(
-            found.interval(alpha / len(differences)),
-            adjusted[name],
-            adjusted_equivalent[name],
-            own_margins[name],
-            lower_is_better,
-            alpha,
-        )
-        results[name] = SignificanceResult(
-            verdict=verdict,
-            method="Welch",
-            difference=Difference(mean=found.mean, ci95=bounds, n=found.n),
-            own95=found.interval(ALPHA),
-            p=found.p,
-            p_adjusted=adjusted[name],
-            p_bh=p_bh[name],
-            p_equivalent=None if own_margins[name] is None else adjusted_equivalent[name],
-            seeds_to_resolve=_seeds(found, own_margins[name], len(differences), alpha)
-            if verdict == "unresolved"
-            else None,
-        )
-    family = TestFamily(
-        method="Welch",
-        reason=REASON,
-        entries=list(differences),
-        n_seeds=max((found.n for found in differences.values()), default=0),
+    tested = test_estimates(
+        differences,
+        "Welch",
+        REASON,
+        margin,
+        lower_is_better,
         alpha=alpha,
+        margins=margins,
+        lost=lost,
     )
-    return FamilyTest(without_gains(results, lost), family)
+    results = dict(tested.results)
+    for name, result in results.items():
+        if result.verdict == "unresolved" and result.difference.ci95 is not None:
+            own_margin = margins.get(name, margin)
+            needed = _seeds(differences[name], own_margin, len(differences), alpha)
+            results[name] = result.model_copy(update={"seeds_to_resolve": needed})
+    return FamilyTest(results, tested.family)
 
 
 def _seeds(

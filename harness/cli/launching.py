@@ -13,6 +13,7 @@ from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
 from harness.launch.local import LocalBackend
 from harness.launch.placement import randomize_within_seed
+from harness.launch.relabelled import relabel, relabelled_runs
 from harness.launch.scheduler import RunSelection
 from harness.launch.time_summary import time_summary
 from harness.provenance.archive import archive_code, archive_inputs
@@ -20,6 +21,7 @@ from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
 from harness.results.records import RunSpec
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
+from harness.results.run import Run
 from harness.results.store import Store
 
 
@@ -41,10 +43,14 @@ class Launch:
         self, stage: PlannedStudy, store: Store
     ) -> tuple[RunSelection, list[RunSpec], Mapping[str, CodeChange]]:
         """Log and return the runs of a stage by state, the runs to do in order, and acceptances."""
+        equal = relabelled_runs(store, stage.name, stage.runs, stage.all_run_ids)
         changes = find_changes(store, stage.name, stage.runs, stage.sources)
         accepted = acceptable(store, stage.name, changes) if self.accept_outdated else {}
         selection = scheduler.select_runs(store, stage.runs, changes | accepted, self.retry_failed)
         todo = self.order(selection.todo)
+        if equal:  # in a dry run
+            log(f"{len(equal)} runs have results under other labels, which `run` gives their names")
+            todo = [spec for spec in todo if _must_train(spec, equal)]
         title = f"{stage.name}, trials" if is_trials(stage) else stage.name
         if stage.looks is not None and stage.look is not None:
             title = f"{stage.name}, look {stage.look} of {len(stage.looks.looks)}"
@@ -62,6 +68,7 @@ class Launch:
             typer.Exit: the user stopped it.
         """
         started = time.time()
+        self._relabel(stage, store)
         selection, todo, accepted = self.select(stage, store)
         if self.trace:
             todo = [spec.traced() for spec in todo]
@@ -99,6 +106,14 @@ class Launch:
             log(time_summary(store, trained, started, time.time()))
         return len(after.done) + len(diverged) == len(stage.runs)
 
+    def _relabel(self, stage: PlannedStudy, store: Store) -> None:
+        """Give stored runs that equal a run of the stage its labels."""
+        equal = relabelled_runs(store, stage.name, stage.runs, stage.all_run_ids)
+        by_id = {spec.run_id: spec for spec in stage.runs}
+        n_relabelled = sum(relabel(store, by_id[run_id], run) for run_id, run in equal.items())
+        if n_relabelled:
+            log(f"{n_relabelled} runs have results under other labels, and get the present ones")
+
     def time_runs(
         self, stage: PlannedStudy, store: Store, backend: LocalBackend, n_steps: int
     ) -> None:
@@ -112,6 +127,11 @@ class Launch:
         except Stopped as error:
             log(str(error))
             raise typer.Exit(error.code) from error
+
+
+def _must_train(spec: RunSpec, equal: Mapping[str, Run]) -> bool:
+    """Return whether a run has no result under other labels."""
+    return spec.run_id not in equal or equal[spec.run_id].outcome.status != "done"
 
 
 def is_trials(stage: PlannedStudy) -> bool:

@@ -12,6 +12,7 @@ from harness.launch.nodes import Nodes
 from harness.launch.slots import Slot
 from harness.launch.stop import COME_BACK, IN_JOB, Stop
 from harness.results.run import Run
+from harness.results.timing import timing_of_process
 
 
 def node(
@@ -46,7 +47,7 @@ def node(
 def _run_node(run: Run, nodes: Nodes, stop: Stop) -> ExitCode:
     from harness.launch import agent
 
-    slot = Slot(timing="shared" if os.environ.get("ABLATIONS_TIMING") == "shared" else "exclusive")
+    slot = Slot(timing=timing_of_process())
     try:
         agent.start(run, run.spec.launch, slot, stop, nodes)
     except ClaimLost as error:

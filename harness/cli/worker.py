@@ -27,9 +27,12 @@ def worker(
             f"`torchrun --standalone --nproc-per-node N -m harness _worker {spec}`"
         )
     end_with_parent()
+    from harness.provenance.contents import shipped_contents
+
+    loaded = shipped_contents()
     from harness.training.main import run_worker
 
-    run_worker(spec.parent, claim=None)
+    run_worker(spec.parent, None, loaded)
 
 
 def end_with_parent() -> None:

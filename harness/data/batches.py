@@ -1,5 +1,6 @@
 """Batches and evaluation windows as a function of (data seed, step), without iterator state."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Tokens:
     """The tokens of a split as one sequence over all its memory-mapped files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
+        self._opened = {part.file: os.stat(part.file) for part in slices}
         self._parts = [
             np.memmap(part.file, dtype=DTYPES[part.dtype], mode="r")[part.start : part.stop]
             for part in slices
@@ -31,6 +33,24 @@ class Tokens:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def overwritten(self) -> list[str]:
+        """The files whose content has changed in place since they were opened.
+
+        A file that was replaced is still mapped as it was.
+        """
+        files = []
+        for file, opened in self._opened.items():
+            try:
+                present = os.stat(file)
+            except OSError:  # removed
+                continue
+            is_same_file = os.path.samestat(present, opened)
+            content = (present.st_size, present.st_mtime_ns)
+            if is_same_file and content != (opened.st_size, opened.st_mtime_ns):
+                files.append(file)
+        return files
 
     @property
     def ranges(self) -> np.ndarray:

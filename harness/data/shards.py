@@ -15,7 +15,7 @@ import numpy as np
 import pooch
 
 from harness.data import formats, token_files
-from harness.data.batches import DTYPES
+from harness.data.batches import DTYPES, Tokens
 from harness.data.token_files import SAMPLE_BYTES, layout
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
@@ -134,6 +134,21 @@ def verify(slices: Iterable[TokenSlice]) -> None:
             )
     if problems:
         raise UserError([Problem(str(file), problem) for file, problem in problems.items()])
+
+
+def check_not_overwritten(splits: Iterable[Tokens]) -> None:
+    """Check at the end of a run that its files have not changed in place while it read them.
+
+    Raises:
+        UserError: one has, so that the run has trained on a mixture.
+    """
+    problems = []
+    for split in splits:
+        for file in split.overwritten:
+            message = "was overwritten while the run trained; start the study again"
+            problems.append(Problem(file, message))
+    if problems:
+        raise UserError(problems)
 
 
 def scan(file: Path, token_dtype: TokenDtype = "uint16") -> TokenFileScan:

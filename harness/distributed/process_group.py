@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -31,6 +31,7 @@ class DistributedContext:
 
     Each group of `model_parallel_size` consecutive ranks computes the same sequences together.
     `store` is a connection of its own to the store of the process group, None if it has none.
+    The collectives are those of `group`, of the default group if it is None.
     """
 
     rank: int
@@ -38,6 +39,7 @@ class DistributedContext:
     device: torch.device
     model_parallel_size: int = 1
     store: Store | None = field(default=None, compare=False)
+    group: dist.ProcessGroup | None = field(default=None, compare=False)
 
     @property
     def data_parallel_rank(self) -> int:
@@ -57,14 +59,23 @@ class DistributedContext:
     def sum(self, *values: float) -> list[float]:
         """Return the sum over all ranks of each value, in float64."""
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return [float(value) for value in total.tolist()]
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, by rank."""
         values: list[T] = [value] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def of_thread(self, stall_timeout_s: float | None) -> "DistributedContext":
+        """Return the context of another thread than the main one; every rank calls this.
+
+        It has a process group of its own, of gloo: collectives of two threads in one group would
+        be paired at random. Its tensors are on the CPU.
+        """
+        group = dist.new_group(backend="gloo", timeout=collective_timeout(stall_timeout_s))
+        return replace(self, device=torch.device("cpu"), group=group)
 
     def barrier(self) -> None:
         """Wait until every rank has called this."""

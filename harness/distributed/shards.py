@@ -88,16 +88,17 @@ def copy_local_shard(value: Tensor, whole: Tensor, spec: ShardSpec | None) -> No
 
 
 def gather_shards(
-    model: nn.Module, context: DistributedContext
+    values: Mapping[str, Tensor], specs: Mapping[str, ShardSpec], context: DistributedContext
 ) -> Iterator[tuple[str, Tensor, list[LocalShard]]]:
     """Yield name, local value and the shards of all ranks for each sharded parameter.
+
+    `values` are the parameters as this rank stores them, by name, `specs` those of `shard_specs`.
 
     Shards are gathered in batches, because a small model's ranks would otherwise spend most of the
     time waiting for each other, and as NumPy arrays, which pickle ten times faster than tensors.
     """
-    specs = shard_specs(model)
     sharded = {}
-    for name, value in named_local_parameters(model):
+    for name, value in values.items():
         if is_sharded(value, specs.get(name)):
             sharded[name] = value
     batch: dict[str, LocalShard] = {}
@@ -133,17 +134,21 @@ def shard_matches(whole: Tensor, shard: LocalShard) -> bool:
     return all(torch.equal(whole[outer], torch.from_numpy(values)) for outer, values in shard)
 
 
-def gather_weights(gpt: nn.Module, context: DistributedContext) -> dict[str, Tensor]:
-    """Return all whole weights, on the CPU, on rank 0, and an empty dict on the other ranks."""
-    specs = shard_specs(gpt)
+def gather_weights(
+    values: Mapping[str, Tensor], specs: Mapping[str, ShardSpec], context: DistributedContext
+) -> dict[str, Tensor]:
+    """Return all whole weights, on the CPU, on rank 0, and an empty dict on the other ranks.
+
+    Those that are whole and on the CPU on rank 0 are not copied. See `gather_shards`.
+    """
     assembled = {}
-    for name, value, shards in gather_shards(gpt, context):
+    for name, value, shards in gather_shards(values, specs, context):
         if context.is_first:
             assembled[name] = assemble(value, specs.get(name), shards)
     if not context.is_first:
         return {}
     weights = {}
-    for name, value in named_local_parameters(gpt):
+    for name, value in values.items():
         weights[name] = assembled[name] if name in assembled else value.cpu()
     return weights
 

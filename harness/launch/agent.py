@@ -30,6 +30,8 @@ from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
+from harness.provenance.contents import Contents
+from harness.results import timing
 from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
 from harness.results.out_of_memory import Machine, explain_host
@@ -106,6 +108,7 @@ class _Launch:
             run=Run(run.path.resolve(), run.claim_number),
             pids=pids,
             slot=slot,
+            loaded=fork_server.loaded_code(),
             threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
         self._rendezvous_timeout_s = launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S
@@ -294,6 +297,7 @@ class _Rank:
     run: Run
     pids: Path  # folder of a file for each rank's process
     slot: Slot
+    loaded: Contents  # of the code that the fork server has loaded
     threads: int
 
 
@@ -303,12 +307,13 @@ def _run_rank(rank: _Rank) -> None:
         os.sched_setaffinity(0, rank.slot.cores)
     if rank.slot.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(rank.slot.devices)
-    os.environ["ABLATIONS_TIMING"] = rank.slot.timing
+    os.environ |= timing.variable(rank.slot.timing)
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
     (rank.pids / str(os.getpid())).touch()
     print_into_log(rank.run)
     threading.Thread(target=_end_with_agent, daemon=True).start()
-    importlib.import_module(rank.worker).run_worker(rank.run.path, rank.run.claim_number)
+    worker = importlib.import_module(rank.worker)
+    worker.run_worker(rank.run.path, rank.run.claim_number, rank.loaded)
 
 
 def _end_with_agent() -> None:

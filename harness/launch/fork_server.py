@@ -5,7 +5,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from functools import cache
 from multiprocessing import connection, forkserver, popen_forkserver, resource_tracker
+
+from harness.provenance.contents import Contents, shipped_contents
 
 WORKER = "harness.training.main"  # named, never imported here
 PRELOADED = (
@@ -23,6 +26,7 @@ _exit_codes = threading.Lock()
 
 def start_fork_server() -> None:
     """Start the fork server, which imports torch in the background; no effect if it runs."""
+    loaded_code()
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     setattr(popen_forkserver.Popen, "poll", _poll)  # noqa: B010 - a method
     resource_tracker.ensure_running()  # it unblocks SIGTERM in this thread when it starts
@@ -31,6 +35,12 @@ def start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@cache
+def loaded_code() -> Contents:
+    """Return the hashes of the code from before the fork server has loaded it."""
+    return shipped_contents()
 
 
 def block_signals() -> None:

@@ -48,9 +48,7 @@ def timing_spec(spec: RunSpec, n_steps: int) -> RunSpec:
     """
     n_all = N_UNTIMED_STEPS + n_steps
     train = spec.train.model_copy(update={"steps": n_all, "eval_every": n_all, "batch_ramp": None})
-    launch = spec.launch.model_copy(
-        update={"keep_checkpoints": "none", "checkpoint_every": None, "trace": False}
-    )
+    launch = spec.launch.model_copy(update={"keep_checkpoints": "none", "trace": False})
     probes = spec.probes.model_copy(update={"eval_lengths": None, "lm_eval": None})
     changed = {"train": train, "launch": launch, "probes": probes, "init": None}
     return spec.model_copy(update=changed)

@@ -191,9 +191,10 @@ def parameter_hashes(model: nn.Module, context: DistributedContext) -> list[str]
     replicated value.
     """
     shard_specs = shards.shard_specs(model)
-    gathered = shards.gather_shards(model, context)
+    values = dict(shards.named_local_parameters(model))
+    gathered = shards.gather_shards(values, shard_specs, context)
     sha = hashlib.sha256()
-    for name, value in shards.named_local_parameters(model):
+    for name, value in values.items():
         shard_spec = shard_specs.get(name)
         sha.update(name.encode())
         if shards.is_sharded(value, shard_spec):

@@ -3,11 +3,13 @@
 import numpy as np
 from torch import nn
 
+from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.memory import is_out_of_memory
 from harness.probes.validation import ValidationWindows
 from harness.results.records import LengthRecord, RunSpec
+from variants.errors import CODE_ERRORS
 
 MAX_BINS = 1024  # of positions; shorter sequences have one bin per position
 
@@ -21,7 +23,10 @@ def measure(
     `gpt` as the parallelism wrapped it. A record whose loss is undefined has a `reason`.
     """
     lengths = spec.probes.eval_lengths or []
-    return [_measure(spec, model, gpt, context, length) for length in lengths]
+    records = [_measure(spec, model, gpt, context, length) for length in lengths]
+    if lengths:
+        verify(spec.launch.val_tokens)  # each length has opened them again
+    return records
 
 
 def _measure(
@@ -33,7 +38,7 @@ def _measure(
     windows = ValidationWindows(spec, context, length)
     try:
         loss_T = _loss_by_position(model, windows, context, length)
-    except Exception as error:
+    except CODE_ERRORS as error:
         # With several ranks the others may wait in a collective of the model.
         if context.world_size > 1 or not is_out_of_memory(error):
             raise

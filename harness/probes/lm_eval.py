@@ -4,6 +4,7 @@ import difflib
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +15,23 @@ from harness.data.tokenizers import Tokenizer
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.probes.example_scores import ExampleCollector, metric_name, metric_values
 from harness.probes.likelihood import Scorer
 from harness.probes.whole_model import whole_model
-from harness.results.records import LmEvalSettings, RunSpec, TaskRecord
+from harness.results.records import ExampleScores, LmEvalSettings, RunSpec, TaskRecord
 
 INSTALL = "needs the package lm-eval: pip install 'ablations[lm-eval]'"
 MAX_NEW_TOKENS = 256  # of a generation whose task does not state it, as for other models of lm-eval
 N_BOOTSTRAP = 100  # of the standard errors of metrics that are not means
 TASK_FILE = ".yaml"
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """The metrics of all tasks, and the values of their examples; None without any."""
+
+    records: list[TaskRecord]
+    examples: ExampleScores | None = None
 
 
 class Request(Protocol):
@@ -160,67 +170,71 @@ def task_manager(tasks: Sequence[str]) -> Any:
 
 def measure(
     spec: RunSpec, builder: ModelBuilder, gpt: GPT, context: DistributedContext
-) -> list[TaskRecord]:
-    """Return the metrics of each task of the study.
+) -> TaskResults:
+    """Return the metrics of each task of the study, and the values of their examples.
 
-    Rank 0 measures with the whole model; the other ranks return an empty list. A task that fails,
+    Rank 0 measures with the whole model; the other ranks return no results. A task that fails,
     such as one whose data cannot be downloaded, has a `reason` and does not fail the run.
     """
     settings = spec.probes.lm_eval
     if settings is None:
-        return []
+        return TaskResults([])
     model = whole_model(builder, gpt, context, torch.float32)
     if model is None:
-        return []
+        return TaskResults([])
     adapter = (Scorer(model, spec.train.precision), Tokenizer(spec.data.tokenizer))
-    records = []
+    records: list[TaskRecord] = []
+    collector = ExampleCollector()
     for task in settings.tasks:
         try:
             with torch.compiler.set_stance("force_eager"):
-                records += evaluate(subclass(Adapter)(*adapter), task, settings)
+                results = evaluate(subclass(Adapter)(*adapter), task, settings)
+            records += task_records(results, collector.add(results))
         except Exception as error:  # of the data sets' hosts, files and formats
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             print(f"lm-eval: {task}: {reason}")
             records.append(TaskRecord(task=task, metric="", value=None, examples=0, reason=reason))
-    return records
+    return TaskResults(records, collector.scores)
 
 
-def evaluate(lm: Any, task: str, settings: LmEvalSettings) -> list[TaskRecord]:
-    """Return the metrics of one task, or of a group and of its tasks."""
+def evaluate(lm: Any, task: str, settings: LmEvalSettings) -> Mapping[str, Any]:
+    """Return the results of `lm-eval` for one task, or for a group and its tasks, with samples."""
     import lm_eval
 
-    results = lm_eval.simple_evaluate(
+    results: Mapping[str, Any] = lm_eval.simple_evaluate(
         model=lm,
         tasks=[task],
         num_fewshot=settings.num_fewshot,
         limit=settings.limit,
         bootstrap_iters=N_BOOTSTRAP,
-        log_samples=False,
+        log_samples=True,
         task_manager=task_manager([task]),
     )
-    return list(task_records(results))
+    return results
 
 
-def task_records(results: Mapping[str, Any]) -> Iterator[TaskRecord]:
-    """Yield a record for each metric in the result of `simple_evaluate`."""
+def task_records(
+    results: Mapping[str, Any], not_by_example: Mapping[tuple[str, str], str]
+) -> Iterator[TaskRecord]:
+    """Yield a record for each metric in the results of `evaluate`.
+
+    `not_by_example` has why a metric has no values by example, by task and name of the metric.
+    """
     for task, metrics in results["results"].items():
         n_samples = results.get("n-samples", {}).get(task, {})
         better = results.get("higher_is_better", {}).get(task) or {}
-        for key, value in metrics.items():
-            metric, _, kind = key.partition(",")
-            if not kind or metric.endswith("_stderr"):
-                continue
-            if not isinstance(value, int | float):
-                continue
+        for metric, kind, value in metric_values(metrics):
             finite = math.isfinite(value)
+            name = metric_name(metric, kind)
             stderr = metrics.get(f"{metric}_stderr,{kind}")
             has_error = isinstance(stderr, int | float) and math.isfinite(stderr)
             yield TaskRecord(
                 task=task,
-                metric=metric if kind == "none" else f"{metric} ({kind})",
+                metric=name,
                 value=float(value) if finite else None,
                 stderr=float(stderr) if has_error else None,
                 higher_is_better=better.get(metric),
                 examples=int(n_samples.get("effective", 0)),
+                not_by_example=not_by_example.get((task, name)),
                 reason=None if finite else "not a finite number",
             )

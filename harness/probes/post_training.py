@@ -34,17 +34,20 @@ class PostTrainingProbe:
     model: nn.Module
     context: DistributedContext
     train_step: Callable[[int, StepTimer], object]  # makes the step of that number
+    is_compiled: bool
 
     def measure(self, first: int, run: Run, trace: bool) -> PostTrainingResults:
         """Measure steps from `first` on; with `trace`, each rank writes a Chrome trace of one."""
-        self.train_step(first, UNTIMED)  # memory and caches settle after the probes before
-        first_timed = first + 1
-        timers = [self._time_phases(first_timed + i) for i in range(N_TIMED)]
-        counted = first_timed + N_TIMED
+        # Memory and caches settle in this step, after the probes before.
         with torch.compiler.set_stance("force_eager"), CommunicationCounter() as counter:
-            self.train_step(counted, UNTIMED)
+            self.train_step(first, UNTIMED)
+        first_timed = first + 1
+        if self.is_compiled:
+            self.train_step(first_timed, UNTIMED)
+            first_timed += 1
+        timers = [self._time_phases(first_timed + i) for i in range(N_TIMED)]
         if trace:
-            self._trace(counted + 1, run)
+            self._trace(first_timed + N_TIMED, run)
         return PostTrainingResults(
             phases=self.context.gather(_by_phase(timers)),
             traffic=self.context.gather(counter.traffic()),

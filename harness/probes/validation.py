@@ -19,7 +19,7 @@ HALVES: Mapping[EvalWindows, slice] = {
     "tuning": slice(1, None, 2),
     "final": slice(0, None, 2),
 }
-MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
+MAX_TOKENS = 4096  # per forward pass, so that it needs less memory than a training step
 
 
 class WindowLosses(NamedTuple):
@@ -48,10 +48,10 @@ class ValidationWindows:
         self._device = context.device
         self._precision = spec.train.precision
         self._length = length
-        self._tokens = data.Tokens(spec.launch.val_tokens)
+        self.tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if eval_tokens == "all" else eval_tokens
         offsets, weights = data.mixture_evaluation_offsets(
-            self._tokens, spec.launch.weights, length, limit, HALVES[spec.eval_windows]
+            self.tokens, spec.launch.weights, length, limit, HALVES[spec.eval_windows]
         )
         self._batches = data.shard_eval_windows(
             offsets,
@@ -62,7 +62,7 @@ class ValidationWindows:
         )
         self.n_windows = len(offsets)
         separator = spelled_separator(spec.data.tokenizer)
-        self._separator = separator if separator and contains(self._tokens, separator) else ()
+        self._separator = separator if separator and contains(self.tokens, separator) else ()
 
     @torch.no_grad()
     def losses(self, model: nn.Module) -> Iterator["WindowLosses"]:
@@ -74,11 +74,11 @@ class ValidationWindows:
         """
         model.eval()
         for offsets, weights in self._batches:
-            tokens_BT, targets_BT = self._tokens.windows(offsets, self._length)
+            tokens_BT, targets_BT = self.tokens.windows(offsets, self._length)
             uncompiled = torch.compiler.set_stance("force_eager")
             with uncompiled, autocast(self._device, self._precision):
                 losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
-            corpora = np.searchsorted(self._tokens.ranges[:, 1], offsets, side="right")
-            separators_BT = in_separators(self._tokens, offsets, self._length, self._separator)
+            corpora = np.searchsorted(self.tokens.ranges[:, 1], offsets, side="right")
+            separators_BT = in_separators(self.tokens, offsets, self._length, self._separator)
             yield WindowLosses(losses_BT.double(), targets_BT, weights, corpora, separators_BT)
         model.train()

@@ -3,7 +3,7 @@
 import torch
 
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import gather_weights
+from harness.distributed.shards import gather_weights, named_local_parameters, shard_specs
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 
@@ -15,7 +15,7 @@ def whole_model(
 
     All ranks call this. The copy is on the device of rank 0.
     """
-    weights = gather_weights(gpt, context)
+    weights = gather_weights(dict(named_local_parameters(gpt)), shard_specs(gpt), context)
     if not context.is_first:
         return None
     model = builder.model()

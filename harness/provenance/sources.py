@@ -13,21 +13,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import harness
+from harness.provenance.contents import COMPUTING, ROOT
 from harness.provenance.syntax import Import, read, syntax_hash
 from harness.results.records import RunSpec
 
-__all__ = ["Code", "CodeFiles", "Sources", "syntax_hash"]
+__all__ = ["Code", "CodeFiles", "Sources", "named_file", "syntax_hash"]
 
 CodeFiles = dict[str, Path]  # by name
 
-# Packages of the harness whose code determines results. All others start, store or show them.
-COMPUTING = ("data", "distributed", "model", "probes", "training")
 ENTRY_POINTS = ("harness/training/main.py", "harness/data/corpus.py")
 # Code that only some runs use, and by which of their settings.
 DECODE_PROBE = "harness/probes/decode.py"
 LENGTHS_PROBE = "harness/probes/eval_lengths.py"
-LM_EVAL_PROBE = ("harness/probes/lm_eval.py", "harness/probes/likelihood.py")
+LM_EVAL_PROBE = (
+    "harness/probes/lm_eval.py",
+    "harness/probes/likelihood.py",
+    "harness/probes/example_scores.py",
+)
 SYNTHETIC_CORPUS = "harness/data/synthetic.py"
 
 
@@ -69,7 +71,7 @@ class Sources:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or Path(harness.__file__).parent.parent
+        self.root = root or ROOT
         self._code: dict[tuple[_CodeKey, ...], Code] = {}
         self._imported: dict[Import, tuple[str, ...]] = {}
 
@@ -201,6 +203,15 @@ def _user_folders(variant_paths: Sequence[str | Path]) -> list[_UserFolder]:
         names.append(path.name)
         folders.append(_UserFolder(path, f"user{n_before + 1}/" if n_before else "user/"))
     return folders
+
+
+def named_file(root: Path, name: str, variant_paths: Sequence[str | Path]) -> Path:
+    """Return the file of a name in `Code.files`; it may not exist."""
+    files = [root / name]
+    for folder in _user_folders(variant_paths):
+        if name.startswith(folder.prefix):
+            files.append(folder.path.parent / name.removeprefix(folder.prefix))
+    return next((file for file in files[1:] if file.is_file()), files[-1])
 
 
 def _helpers(folder: Path, axis_folder: Path) -> Mapping[str, list[Path]]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.provenance.contents import Stamp, stamp
+
 # Fields that follow from others, or that only some versions of Python have.
 _IGNORED_FIELDS = frozenset(("ctx", "kind", "type_comment", "type_ignores"))
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -52,12 +54,11 @@ def read(path: Path) -> Source:
     Raises:
         OSError: the file cannot be read.
     """
-    status = path.stat()
-    return _read(path, status.st_mtime_ns, status.st_size)
+    return _read(path, stamp(path))
 
 
 @functools.cache
-def _read(path: Path, mtime_ns: int, n_bytes: int) -> Source:
+def _read(path: Path, stamp: Stamp) -> Source:
     content = path.read_bytes()
     content_sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix != ".py":

@@ -1,8 +1,8 @@
-"""Recorded values of runs as tidy DataFrames: a row per run, per training step, per evaluation.
+"""Recorded values of runs as tidy DataFrames: a row per run, step, evaluation, example of a task.
 
-`RUN_COLUMNS`, `STEP_COLUMNS` and `EVAL_COLUMNS` document the columns. Each frame starts with the
-keys of the run: `run_id`, `entry`, a column per axis, `seed` and `data_seed`; names and labels are
-categorical.
+`RUN_COLUMNS`, `STEP_COLUMNS`, `EVAL_COLUMNS` and `EXAMPLE_COLUMNS` document the columns. Each
+frame starts with the keys of the run: `run_id`, `entry`, a column per axis, `seed` and `data_seed`;
+names and labels are categorical.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,6 +55,12 @@ RUN_COLUMNS = [
     Column("step_s", NUMBER, "median time of the timed steps of the slowest rank, seconds"),
     Column("peak_memory_bytes", INTEGER, "peak memory of the fullest rank, bytes"),
     Column("mfu", NUMBER, "model FLOPs utilization: flops_per_token x tokens_per_s / peak"),
+    Column(
+        "mfu_full_attention",
+        NUMBER,
+        "mfu by the convention of PaLM and nanoGPT: 6 FLOPs for each parameter, and attention to "
+        "all keys of the sequence, 12 n_layer n_embd seq_len",
+    ),
     Column("parameters", INTEGER, "number of parameters"),
     Column(
         "flops_per_token",
@@ -72,6 +78,7 @@ STEP_COLUMNS = [
     Column("grad_norm", NUMBER, "global gradient norm before clipping"),
     Column("lr", NUMBER, "learning rate"),
     Column("warmup", "bool", "whether the step is recorded but not timed"),
+    Column("saving", "bool", "whether a checkpoint was written in the background"),
 ]
 EVAL_COLUMNS = [
     Column("step", "int64", "number of steps done"),
@@ -84,7 +91,13 @@ EVAL_COLUMNS = [
         "validation loss of the moving average of the parameters, nats per token",
     ),
 ]
-SPEED_COLUMNS = ("tokens_per_s", "step_s", "mfu")
+EXAMPLE_COLUMNS = [
+    Column("task", CATEGORY, "name of the task of lm-eval, or of a group"),
+    Column("metric", CATEGORY, "name of the metric, with its filter if it has one"),
+    Column("document", "uint64", "first 64 bits of the SHA-256 of the example's document"),
+    Column("value", NUMBER, "value of the example"),
+]
+SPEED_COLUMNS = ("tokens_per_s", "step_s", "mfu", "mfu_full_attention")
 
 
 def runs(data: Sequence[RunData], levels: Levels) -> pd.DataFrame:
@@ -109,6 +122,27 @@ def evals(
 ) -> pd.DataFrame:
     """Return a row per evaluation of each run, with the given columns (default: all)."""
     return _concatenate(data, levels, [run.evals for run in data], EVAL_COLUMNS, columns)
+
+
+def examples(data: Sequence[RunData], levels: Levels) -> pd.DataFrame:
+    """Return a row per example of each task and metric that is a mean over examples."""
+    owners = []
+    metrics = []
+    parts = []
+    for run in data:
+        for metric, values in run.examples.items():
+            owners.append(run)
+            metrics.append(metric)
+            parts.append(values)
+    lengths = np.array([len(values.value) for values in parts], dtype=int)
+    frame = _keys(owners, levels, lengths)
+    for i, name in enumerate(("task", "metric")):
+        names = [metric[i] for metric in metrics]
+        frame[name] = _categorical(names, list(dict.fromkeys(names)), lengths)
+    no_documents = np.empty(0, dtype=np.uint64)
+    frame["document"] = np.concatenate([no_documents, *(values.document for values in parts)])
+    frame["value"] = np.concatenate([np.empty(0), *(values.value for values in parts)])
+    return pd.DataFrame(frame, copy=False)
 
 
 def _outcome(run: RunData) -> dict[str, object]:
@@ -141,6 +175,9 @@ def _results(run: RunData) -> dict[str, object]:
             peak = run.probes.peak_flops.value if run.probes else None
             if peak and run.flops_per_token is not None:
                 results["mfu"] = run.flops_per_token * tokens_per_s / peak
+            if peak and run.full_attention_flops_per_token is not None:
+                full = run.full_attention_flops_per_token * tokens_per_s / peak
+                results["mfu_full_attention"] = full
     return results
 
 
@@ -176,7 +213,7 @@ def _keys(
     run_ids = [run.run_id for run in data]
     entries = [run.spec.entry for run in data]
     keys: dict[str, np.ndarray | pd.Categorical] = {
-        "run_id": _categorical(run_ids, run_ids, repeats),
+        "run_id": _categorical(run_ids, list(dict.fromkeys(run_ids)), repeats),
         "entry": _categorical(entries, list(dict.fromkeys(entries)), repeats),
     }
     for axis, labels in levels.items():

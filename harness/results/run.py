@@ -17,7 +17,7 @@ from harness.results.records import FailureReason, RunSpec, RunState, RunStatus,
 from harness.results.run_files import RunFiles
 
 # Failures that the environment caused, not the run itself: safe to retry.
-TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost")
+TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost", "disk")
 
 TIMING = ".timing"  # folder of the timing runs of a study, which `Store.runs` leaves out
 
@@ -38,7 +38,8 @@ class Run(RunFiles):
     @property
     def archive(self) -> Archive:
         """The archive of the study."""
-        return Archive(self.path.parent / "archive")
+        folder = self.path.parent
+        return Archive((folder.parent if folder.name == TIMING else folder) / "archive")
 
     @property
     def timing_run(self) -> "Run":

@@ -14,6 +14,7 @@ from harness.results.records import (
     DecodeRecord,
     Environment,
     EvalRecord,
+    ExampleScores,
     FailureReason,
     ImportedRun,
     LengthRecord,
@@ -25,6 +26,7 @@ from harness.results.records import (
     RunState,
 )
 from harness.results.records.base import MAX_NUMBER
+from harness.results.records.examples import HASH_DIGITS
 from harness.results.records.study_summary import Unreadable
 from harness.results.run import Run
 from harness.results.steps import Steps, read_steps
@@ -57,6 +59,14 @@ class Evals:
 
 
 @dataclass(frozen=True)
+class ExampleValues:
+    """A metric of a task by example: hashes of the documents and values, each (n_examples,)."""
+
+    document: NDArray[np.uint64]
+    value: FloatArray
+
+
+@dataclass(frozen=True)
 class RunData:
     """One run: its spec, outcome and records. Only a run that is done has `probes`.
 
@@ -66,7 +76,8 @@ class RunData:
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
     it is empty if phases were not measured. `shares_machine` runs trained next to others on their
-    host. `timing_run` is the short run that measured the times of this one by itself.
+    host. `timing_run` is the short run that measured the times of this one by itself. `examples`
+    has the metrics of tasks that are means over examples, by task and name of the metric.
     """
 
     run_id: str
@@ -87,6 +98,7 @@ class RunData:
     ended_at: str | None = None
     shares_machine: bool = False
     timing_run: "RunData | None" = None
+    examples: dict[tuple[str, str], ExampleValues] = field(default_factory=dict)
 
     @property
     def for_speed(self) -> "RunData":
@@ -141,6 +153,18 @@ class RunData:
     def flops_per_token(self) -> float | None:
         """The training FLOPs per token; None if unknown."""
         return None if self.imported else self.known_flops_per_token
+
+    @property
+    def full_attention_flops_per_token(self) -> float | None:
+        """The training FLOPs per token by the convention of PaLM and nanoGPT; None if unknown.
+
+        They are 6 for each parameter, and those of attention to all keys of the sequence, also
+        hidden ones: 12 n_layer n_embd seq_len (Chowdhery et al. 2022, appendix B).
+        """
+        if self.imported or self.parameters is None:
+            return None
+        model = self.resolved.model
+        return 6.0 * self.parameters + 12.0 * model.n_layer * model.n_embd * model.seq_len
 
     @property
     def known_flops_per_token(self) -> float:
@@ -228,7 +252,9 @@ class RunData:
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, all with the same tokens; shape (n_timed,).
 
-        Only steps of the last step's number of tokens are timed, if it changes in training.
+        Only steps of the last step's number of tokens are timed, if it changes in training, and
+        only steps during which no checkpoint was written. If those are fewer than half of them,
+        the others count as well: the run hardly ever had another speed.
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
         model. They are those of the timing run if there is one.
         """
@@ -238,6 +264,9 @@ class RunData:
             return self.timing_run.timed_step_s
         is_timed = ~self.steps.warmup
         is_timed &= self.steps.tokens == self.steps.tokens[-1:]
+        is_undisturbed = is_timed & ~self.steps.saving
+        if 2 * is_undisturbed.sum() >= is_timed.sum():
+            is_timed = is_undisturbed
         if self.is_partly_compiled:
             is_timed[:] = False
         return self.steps.step_s[is_timed]
@@ -327,7 +356,27 @@ def _read(run: Run) -> RunData:
         log_tail=run.log_tail(),
         accepted_code_hash=status.accepted_code_hash,
         ended_at=status.ended_at,
+        examples=_example_values(run.examples) if probes and probes.tasks else {},
     )
+
+
+def _example_values(scores: ExampleScores | None) -> dict[tuple[str, str], ExampleValues]:
+    if scores is None:
+        return {}
+    found = {}
+    for task in scores.tasks:
+        digits = np.frombuffer(bytes.fromhex(task.documents), dtype=f">u{HASH_DIGITS // 2}")
+        document = digits.astype(np.uint64)
+        for metric, values in task.metrics.items():
+            found[task.task, metric] = ExampleValues(document, np.array(values, dtype=float))
+    for group in scores.groups:
+        for metric in group.metrics:
+            parts = [found[part, metric] for part in group.parts]
+            found[group.task, metric] = ExampleValues(
+                np.concatenate([part.document for part in parts]),
+                np.concatenate([part.value for part in parts]),
+            )
+    return found
 
 
 def _check(run: RunData) -> None:

@@ -25,6 +25,7 @@ from harness.results.files import (
 from harness.results.records import (
     Environment,
     EvalRecord,
+    ExampleScores,
     ImportedRun,
     ProbeResults,
     RunSpec,
@@ -88,6 +89,16 @@ class RunFiles:
         """The measurements; None before the run is done."""
         path = self.path / "probes.json"
         return read_record(path, ProbeResults) if path.exists() else None
+
+    @property
+    def examples(self) -> ExampleScores | None:
+        """The values of metrics by example; None unless the run was evaluated on tasks of such."""
+        path = self._examples_path
+        return read_record(path, ExampleScores) if path.exists() else None
+
+    @property
+    def _examples_path(self) -> Path:
+        return self.path / "examples.json"
 
     # -- claims -----------------------------------------------------------------------------------
 
@@ -187,6 +198,10 @@ class RunFiles:
     def write_probes(self, probes: ProbeResults) -> None:
         """Record the measurements."""
         write_json(self.path / "probes.json", probes, self._fence)
+
+    def write_examples(self, examples: ExampleScores) -> None:
+        """Record the values of metrics by example."""
+        write_json(self._examples_path, examples, self._fence, compact=True)
 
     def trace_path(self, rank: int) -> Path:
         """The file with `rank`'s Chrome trace of one step; only runs that are traced have one."""

@@ -25,7 +25,7 @@ class Steps:
 
     `step_s` is the time of the slowest rank, for which all wait. `loss` is the mean over the step's
     global tokens, NaN where it was not finite. `warmup` marks steps that are recorded but not
-    timed.
+    timed, `saving` those during which a checkpoint was written.
     """
 
     step: NDArray[np.int64]
@@ -35,6 +35,7 @@ class Steps:
     grad_norm: NDArray[np.float64]
     lr: NDArray[np.float64]
     warmup: NDArray[np.bool_]
+    saving: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.step)
@@ -75,6 +76,7 @@ def _merge_steps(ranks: list[list[StepLine]]) -> Steps:
     rows = np.array([_step_values(line) for line in first_rank], dtype=float)  # None becomes NaN
     columns = rows.reshape(-1, len(_STEP_COLUMNS)).T
     step, loss, tokens, grad_norm, lr, warmup = (column.copy() for column in columns)
+    saving = np.array([line.get("saving", False) for line in first_rank], dtype=bool)
     step_s = np.zeros(len(first_rank))
     for lines in ranks:
         rank_step_s = np.array([line["step_s"] for line in lines], dtype=float)
@@ -97,4 +99,5 @@ def _merge_steps(ranks: list[list[StepLine]]) -> Steps:
         grad_norm=grad_norm,
         lr=lr,
         warmup=warmup.astype(bool),
+        saving=saving,
     )

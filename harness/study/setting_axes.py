@@ -58,6 +58,7 @@ def _reserved_names() -> set[str]:
         *frames.RUN_COLUMNS,
         *frames.STEP_COLUMNS,
         *frames.EVAL_COLUMNS,
+        *frames.EXAMPLE_COLUMNS,
     ]
     names = {column.name for column in columns}
     for record in (entries.EntryMetrics, entries.RunOutcome):

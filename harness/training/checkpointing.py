@@ -1,34 +1,51 @@
-"""Keep a run's newest and best checkpoint.
+"""Keep a run's newest and best checkpoint, written in the background.
 
 Writes are atomic: a crash never corrupts an existing checkpoint.
 """
 
 import math
 import shutil
+import threading
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from harness.distributed.lost_peers import is_lost_peer
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import gather_weights, shard_specs, to_dcp_state
-from harness.errors import StoreError
+from harness.distributed.shards import (
+    gather_weights,
+    named_local_parameters,
+    shard_specs,
+    to_dcp_state,
+)
+from harness.errors import ClaimLost, StoreError
 from harness.model.gpt import GPT
-from harness.model.weights import Weights, atomic_folder, write_weights
+from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.files import read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
+from harness.training.staging import copy_to_host
 from harness.training.state_reader import StatePlanner, StateReader
 from variants.base import ModelShape
+from variants.tensor_parallel import ShardSpec
+
+T = TypeVar("T")
+State = dict[str, Any]  # nested, as of `torch.distributed.checkpoint.state_dict`
 
 # Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
 STATE = "state"
@@ -36,19 +53,37 @@ CHECKSUMS = (
     "checksums.json"  # in the state folder: CRC-32 of its files, which PyTorch does not check
 )
 CHUNK_BYTES = 1 << 22  # read at once for a checksum
+CRASH_GRACE_S = 5.0  # for the checkpoint in flight when the training fails
 
 
 class StateError(Exception):
     """A run's state cannot be written or read; the message has the folder and each rank's error."""
 
 
+@dataclass(frozen=True)
+class _Staged:
+    """A state in host memory, of which a checkpoint after `step` steps is written.
+
+    `weights` are this rank's parameters by name, which `state` holds as well.
+    """
+
+    step: int
+    val_loss: float | None
+    weights: Mapping[str, Tensor]
+    state: State
+
+
 class Checkpoints:
     """Write checkpoints and keep the newest one and the one with the lowest validation loss.
 
+    `save` copies the state to host memory, and a thread writes it during the next steps: at
+    most one checkpoint is in flight. The threads of all ranks have a process group of their own.
+    `with checkpoints:` waits for the last one.
+
     Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that
     keeps checkpoints is unfinished, both hold the full state, so that it can resume; `drop_state`
-    removes the files that the finished run does not keep. `total_s` is the time of all saves, in
-    seconds.
+    removes the files that the finished run does not keep. `blocked_s` is how long saves kept the
+    training waiting, `written_s` how long the thread wrote, both in seconds.
     """
 
     def __init__(
@@ -64,51 +99,176 @@ class Checkpoints:
         self._spec = spec
         self._context = context
         self._gpt = gpt
+        self._specs = shard_specs(gpt)
         self._optimizer = optimizer
         self.average = average
+        self._keeps_any = spec.launch.keep_checkpoints != "none"
+        if self._keeps_any:
+            self._thread_context = context.of_thread(spec.launch.stall_timeout_s)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._state: State | None = None  # in host memory, used again by each save
+        self._saved_at = time.monotonic()
         self._timer = Timer(context.device)
         self._newest_step = _n_steps(run.newest_checkpoint.resolve())  # 0: none
         self._best_step = _n_steps(run.best_checkpoint.resolve())
         self._lowest_loss = math.inf
-        self.total_s = 0.0
+        self.blocked_s = 0.0
+        self.written_s = 0.0
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Wait for the checkpoint in flight; after an error, only if it may still become whole."""
+        if error is None:
+            self.wait()
+        elif self._thread is not None and not is_lost_peer(error):
+            self._thread.join(CRASH_GRACE_S)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank writes a checkpoint now."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the checkpoint in flight could not be written: `wait` raises why."""
+        return self._error is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `checkpoint_every_s` has passed since the last save. The clock is this rank's."""
+        every_s = self._spec.launch.checkpoint_every_s
+        if every_s is None or not self._keeps_any:
+            return False
+        return time.monotonic() - self._saved_at >= every_s
 
     def save(self, step: int, val_loss: float | None) -> None:
-        """Write a checkpoint after `step` steps, if the run keeps any.
+        """Copy the state after `step` steps, and begin to write it, if the run keeps any.
 
-        Every rank calls this and waits for all. `val_loss` is in nats per token, None if this step
-        was not evaluated.
+        Every rank calls this. It waits for the checkpoint in flight. `val_loss` is in nats per
+        token, None if this step was not evaluated.
 
         Raises:
-            OSError, SafetensorError: the weights cannot be written, on rank 0.
-            StateError: the state cannot be written, on all ranks.
+            see `wait`.
         """
-        if self._spec.launch.keep_checkpoints == "none":
+        if not self._keeps_any:
+            return
+        self.wait()
+        self._saved_at = time.monotonic()
+        with self._timer:
+            staged = self._stage(step, val_loss)
+        self.blocked_s += self._timer.seconds
+        self._thread = threading.Thread(
+            target=self._write_in_thread, args=(staged,), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint in flight, if there is one, is whole and linked on all ranks.
+
+        Raises:
+            StateError: a rank could not write its part; raised on all ranks.
+            ClaimLost: the run belongs to another process; raised on all ranks.
+        """
+        if self._thread is None:
             return
         with self._timer:
-            self._write(step)
-            if self._context.is_first:
-                self._link(step, val_loss)
-            # A checkpoint that is newer than the recorded curve cannot be used to resume.
-            self._run.flush(self._context.rank)
-            self._context.barrier()  # keeps the disk of another rank out of the next step's time
-        self.total_s += self._timer.seconds
+            self._thread.join()
+        self.blocked_s += self._timer.seconds
+        self._thread = None
+        error = self._error
+        self._error = None
+        if error is not None:
+            raise error
 
-    def _write(self, step: int) -> None:
-        weights = self._weights(step)
+    def _stage(self, step: int, val_loss: float | None) -> _Staged:
+        names = [name for name, _ in named_local_parameters(self._gpt)]
+        self._state = stage_state(step, self._gpt, self._optimizer, self.average, self._state)
+        return _Staged(
+            step=step,
+            val_loss=val_loss,
+            weights={name: self._state["model"][name] for name in names},
+            state=self._state,
+        )
+
+    def _write_in_thread(self, staged: _Staged) -> None:
+        started = time.perf_counter()
+        try:
+            if self._context.device.type == "cuda":  # which is a setting of each thread
+                torch.cuda.set_device(self._context.device)
+            self._write(staged)
+        except BaseException as error:  # the main thread raises it
+            self._error = error
+        self.written_s += time.perf_counter() - started
+
+    def _write(self, staged: _Staged) -> None:
+        """Write a checkpoint, then let the links name it.
+
+        No link moves before the folder is whole, and before the curves up to its step are on the
+        disk of each rank: a checkpoint that is newer than the curve cannot be used to resume.
+        """
+        tensors = gather_weights(staged.weights, self._specs, self._thread_context)
+        with ExitStack() as stack:
+            folder = self._on_all(lambda: self._begin(stack, staged.step, tensors))[0]
+            assert folder is not None
+            write_state(folder, staged.state, self._specs, self._thread_context.group)
+            self._on_all(lambda: self._complete(folder))
+            self._on_all(lambda: self._publish(stack, staged))
+
+    def _begin(self, stack: ExitStack, step: int, tensors: Tensors) -> Path | None:
+        """Write the weights on rank 0; return the temporary folder, which `stack` renames."""
+        if not self._context.is_first:
+            return None
+        self._remove_unlinked()
+        folder = stack.enter_context(atomic_folder(self._run.checkpoints / f"step-{step}"))
+        write_weights(self._weights(step, tensors), folder)
+        return folder
+
+    def _complete(self, folder: Path) -> None:
         if self._context.is_first:
-            self._remove_unlinked()
-        dest = self._run.checkpoints / f"step-{step}"
-        writing = atomic_folder(dest) if self._context.is_first else nullcontext(dest)
-        with writing as folder:
-            if self._context.is_first:
-                write_weights(weights, folder)
-            shared_folder = self._context.gather(folder)[0]
-            save_state(shared_folder, step, self._gpt, self._optimizer, self.average)
-            self._run.check_claim()
+            write_json(folder / STATE / CHECKSUMS, {"crc32": _checksums(folder / STATE)})
+        self._run.flush(self._context.rank)
+        self._run.check_claim()
 
-    def _weights(self, step: int) -> Weights:
+    def _publish(self, stack: ExitStack, staged: _Staged) -> None:
+        if self._context.is_first:
+            stack.close()
+            self._link(staged.step, staged.val_loss)
+
+    def _on_all(self, work: Callable[[], T]) -> list[T | None]:
+        """Call `work` on each rank; return the results of all ranks.
+
+        Raises:
+            StateError, ClaimLost: it failed on some rank; raised on all ranks.
+        """
+        result = None
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        failure = None if error is None else (type(error).__name__, str(error))
+        outcomes = self._thread_context.gather((result, failure))
+        if error is not None and not isinstance(error, OSError | SafetensorError):
+            raise error
+        failures = {
+            rank: failure for rank, (_, failure) in enumerate(outcomes) if failure is not None
+        }
+        if any(name == ClaimLost.__name__ for name, _ in failures.values()):
+            raise ClaimLost(self._run.run_id)
+        if failures:
+            reasons = [f"rank {rank}: {name}: {text}" for rank, (name, text) in failures.items()]
+            raise StateError(f"{_unwritable(self._run.checkpoints)}: {'; '.join(reasons)}") from (
+                error
+            )
+        return [value for value, _ in outcomes]
+
+    def _weights(self, step: int, tensors: Tensors) -> Weights:
         spec = self._spec
-        tensors = gather_weights(self._gpt, self._context)
         return Weights(
             shape=ModelShape(**spec.model.model_dump()),
             axes=spec.variants,
@@ -209,27 +369,48 @@ def _n_steps(folder: Path) -> int:
     return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
 
 
-def save_state(
-    folder: Path,
+def stage_state(
     step: int,
     gpt: GPT,
     optimizer: torch.optim.Optimizer,
     average: ParameterAverage | None = None,
+    earlier: State | None = None,
+) -> State:
+    """Return a copy of this rank's state after `step` steps in host memory.
+
+    It has the parameters, their average and the optimizer state. The memory of an `earlier` copy is
+    used again.
+    """
+    copied: State = copy_to_host(_state(gpt, optimizer, average, step), earlier)
+    return copied
+
+
+def write_state(
+    folder: Path,
+    state: State,
+    specs: Mapping[str, ShardSpec],
+    group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Write parameters, their average, optimizer state and the completed steps, sharded by rank.
+    """Write the states of all ranks, sharded by rank. `specs` are those of `shard_specs`.
 
     Raises:
         StateError: a rank cannot write its shard; raised on all ranks.
     """
     state_folder = folder / STATE
-    # PyTorch reports a full disk as "unexpected pos 704 vs 598", so the message states the free
-    # space.
-    free_bytes = shutil.disk_usage(folder.parent).free
-    with _one_line_errors(f"{state_folder} cannot be written ({free_bytes} bytes were free)"):
-        state = to_dcp_state(_state(gpt, optimizer, average, step), shard_specs(gpt))
-        state_dict_saver.save(state, checkpoint_id=state_folder)
-    if dist.get_rank() == 0:
-        write_json(state_folder / CHECKSUMS, {"crc32": _checksums(state_folder)})
+    with _one_line_errors(_unwritable(state_folder)):
+        # The writer is named: to find one, DCP imports `fsspec`, which takes 0.1 s.
+        writer = FileSystemWriter(state_folder)
+        sharded = to_dcp_state(state, specs)
+        state_dict_saver.save(sharded, storage_writer=writer, process_group=group)
+
+
+def _unwritable(path: Path) -> str:
+    """Say that a folder cannot be written, and the free space.
+
+    PyTorch reports a full disk as "unexpected pos 704 vs 598".
+    """
+    existing = next(folder for folder in path.parents if folder.is_dir())
+    return f"{path} cannot be written ({shutil.disk_usage(existing).free} bytes were free)"
 
 
 def load_state(
@@ -259,7 +440,7 @@ def load_state(
 
 def _state(
     gpt: GPT, optimizer: torch.optim.Optimizer, average: ParameterAverage | None, step: int
-) -> dict[str, Any]:
+) -> State:
     model_state, optimizer_state = get_state_dict(gpt, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state, "step": step}
     return state if average is None else state | {"average": average.values}

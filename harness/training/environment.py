@@ -15,6 +15,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.provenance import git
 from harness.results.owner import this_process
 from harness.results.records import Environment, RunSpec
+from harness.results.timing import timing_of_process
 
 
 def describe(
@@ -52,7 +53,7 @@ def describe(
         n_nodes=_n_nodes(context.world_size),
         devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         pinned_cores=_pinned_cores(),
-        timing="shared" if os.environ.get("ABLATIONS_TIMING") == "shared" else "exclusive",
+        timing=timing_of_process(),
         job=this_process().job,
         git_commit=git.commit(),
         git_dirty=git.has_changes(),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.data.batches import Batches, Tokens
-from harness.data.shards import verify
+from harness.data.shards import check_not_overwritten, verify
 from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode, Problem, UserError
 from harness.model.builder import ModelBuilder
@@ -25,6 +25,7 @@ from harness.probes.memory import measure_memory, recomputed_bytes
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
+from harness.provenance.present_code import PresentCode
 from harness.results.records import (
     N_UNTIMED_STEPS,
     InitReport,
@@ -86,16 +87,24 @@ class Setup:
 
 
 def train(
-    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
+    run: Run,
+    spec: RunSpec,
+    context: DistributedContext,
+    stop: StopRequest | None = None,
+    code: PresentCode | None = None,
 ) -> ProbeResults:
     """Train one run on this rank, resuming an earlier attempt, and return the probes' results.
 
     Raises:
+        UserError: the data, or the `code` of the run, are not those that it was planned with, or
+            the data were overwritten while it trained.
         NotFiniteError: loss or gradient norm is not finite; the step is recorded.
         TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps
         checkpoints.
     """
     setup = set_up(run, spec, context)
+    if code is not None:
+        code.check()  # again: the variants have been loaded
     checkpoints = Checkpoints(
         run, spec, setup.context, setup.gpt, setup.optimizer, setup.train_step.average
     )
@@ -109,7 +118,8 @@ def train(
         setup.reset_parameters,
     )
     evaluate = Evaluation(run, spec, setup.context)
-    first_step = FirstStep(setup.model, setup.optimizer)
+    verify([*spec.launch.train_tokens, *spec.launch.val_tokens])  # again: they have been opened
+    first_step = FirstStep(setup.model, setup.optimizer, evaluate.peaks)
     if past.n_done == 0:
         evaluate(setup.model, 0, 0.0, setup.train_step.average)
     else:
@@ -123,11 +133,14 @@ def train(
             past.n_done,
         )
     loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
-    loop.run_steps()
+    with checkpoints:
+        loop.run_steps()
+    check_not_overwritten([setup.train_step.batches.tokens, evaluate.tokens])
     time = RunTime(
         train_s=loop.train_s,
         eval_s=past.eval_s + evaluate.total_s,
-        checkpoint_s=checkpoints.total_s,
+        checkpoint_s=checkpoints.blocked_s,
+        checkpoint_write_s=checkpoints.written_s,
     )
     return collect_probes(setup, first_step, past.resumed_at, time)
 
@@ -251,25 +264,35 @@ class Loop:
 
         Raises:
             NotFiniteError: loss or gradient norm is not finite.
+            StateError: a checkpoint could not be written.
             TrainingInterrupted: a rank was asked to end.
         """
         settings = self._settings
         context = self._setup.context
         for step in range(self._past.n_done, settings.steps):
             self._seed(step)
+            is_saving = self._checkpoints.is_writing
             is_measured = step == self._first_full_step
             with self._timer, self._first_step if is_measured else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
             has_finite_norm = bool(result.grad_norm.isfinite())
-            loss_sum, stop_votes, n_infinite = context.sum(
-                result.rank_loss.item(), self._stop.vote, not has_finite_norm
+            loss_sum, stop_votes, n_infinite, n_saving, n_unsaved, n_due = context.sum(
+                result.rank_loss.item(),
+                self._stop.vote,
+                not has_finite_norm,
+                is_saving,
+                self._checkpoints.has_failed,
+                context.is_first and self._checkpoints.is_due,  # by one clock
             )
             self._stop.acknowledge(stop_votes)
             loss = loss_sum / context.world_size
-            self._record(step, loss, result)
+            self._record(step, loss, result, n_saving > 0)
             if n_infinite or not math.isfinite(loss):
                 raise NotFiniteError(self._diagnose(step, loss, result))
+
+            if n_unsaved:
+                self._checkpoints.wait()  # raises why
 
             n_done = step + 1
             is_last = n_done == settings.steps
@@ -277,9 +300,11 @@ class Loop:
             if n_done % settings.eval_every == 0 or is_last:
                 average = self._setup.train_step.average
                 val_loss = self._evaluate(self._setup.model, n_done, self.train_s, average)
-            if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
+            is_due = n_due or n_done % self._checkpoint_every == 0
+            if is_due or is_last or self._stop.acknowledged:
                 self._checkpoints.save(n_done, val_loss)
             if self._stop.acknowledged:
+                self._checkpoints.wait()
                 self._stop.acknowledge(*context.sum(self._stop.vote))  # also those while it saved
                 wish = (
                     "asked to end" if self._stop.acknowledged == ExitCode.INTERRUPTED else RESTART
@@ -292,7 +317,7 @@ class Loop:
         data_step = spec.data_offset_steps + step
         seed_step(spec.order_seed, data_step, self._setup.context.data_parallel_rank)
 
-    def _record(self, step: int, loss: float, result: StepResult) -> None:
+    def _record(self, step: int, loss: float, result: StepResult, is_saving: bool) -> None:
         n_done_before = self._past.n_done
         record = StepRecord(
             step=step,
@@ -303,6 +328,7 @@ class Loop:
             lr=result.lr,
             warmup=step < max(n_done_before, self._first_full_step) + self._n_warmup,
             resumed=step == n_done_before > 0,
+            saving=is_saving,
         )
         self._steps_file.append(record)
 
@@ -347,9 +373,7 @@ def collect_probes(
     average = setup.train_step.average
     averaged = [] if average is None else list(average.values.values())
     recomputed = _recomputed_bytes(setup)
-    memory = context.gather(
-        measure_memory(setup.optimizer, first_step, context.device, averaged, recomputed)
-    )
+    memory = context.gather(measure_memory(setup.optimizer, first_step, averaged, recomputed))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
     optimizer = setup.builder.optimizer(spec.train)
     predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)
@@ -358,13 +382,14 @@ def collect_probes(
     decoding = decode.measure(spec, setup.builder, setup.gpt, context)
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
     tasks = lm_eval.measure(spec, setup.builder, setup.gpt, context)
+    if tasks.examples is not None:
+        setup.run.write_examples(tasks.examples)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
     if predicted_bytes_sent is not None:
         predicted_bytes_sent += setup.optimizer_bytes_sent
     # Trains on, so it comes after everything that reads the parameters.
-    post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
-        spec.train.steps, setup.run, spec.launch.trace
-    )
+    probe = PostTrainingProbe(setup.model, context, setup.train_step, spec.train.compile)
+    post_training = probe.measure(spec.train.steps, setup.run, spec.launch.trace)
     return ProbeResults(
         memory=memory,
         predicted_memory=MemoryPrediction(**with_average(predicted_memory, spec.train)),
@@ -380,7 +405,7 @@ def collect_probes(
         peak_flops=peak,
         decoding=decoding,
         lengths=lengths,
-        tasks=tasks,
+        tasks=tasks.records,
         resumed_at=resumed_at,
         phases=post_training.phases,
         traffic=post_training.traffic,

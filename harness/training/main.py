@@ -15,8 +15,11 @@ from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import gpu_capacity, is_of_gpu, is_out_of_memory
 from harness.provenance.archive import archive_code
+from harness.provenance.contents import Contents
+from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, owner_of
+from harness.results.files import is_disk_full
 from harness.results.host_memory import host_capacities
 from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
@@ -28,6 +31,7 @@ from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.watch import Watch
+from variants.errors import CODE_ERRORS
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
@@ -35,12 +39,13 @@ CUDA_ADVICE = ". GPU "  # after what was asked for, figures that `_explain_memor
 GLOO_ADVICE = ". This is typically caused by"  # after the cause
 
 
-def run_worker(run_path: Path, claim: int | None) -> None:
+def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None) -> None:
     """Train one run in the process that torchrun started, and record in its status how it ended.
 
     With the number of a `claim`, the launcher holds it and has marked the run as running. With
     None, the ranks were started by hand: rank 0 claims the run and marks it, and the ranks print
-    into its log. A run that is done is left as it is then.
+    into its log. A run that is done is left as it is then. `loaded` are the hashes of the code from
+    before it was loaded: a rank whose code or data are not those of the spec fails before step 0.
 
     Raises:
         SystemExit: the run is not done; the exit code says why.
@@ -65,10 +70,11 @@ def run_worker(run_path: Path, claim: int | None) -> None:
             join(spec.train.device, limits.stall_timeout_s, limits.network_interface) as context,
         ):
             run = _meet(run, context, watch)
-            _train(run, spec, context, watch, stop, started)
+            code = PresentCode(run, loaded)
+            _train(run, spec, context, watch, stop, started, code)
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
-    except Exception as error:
+    except CODE_ERRORS as error:
         with contextlib.suppress(OSError):  # the disk may be full
             traceback.print_exc()
         _record_failure(run, error, stop)
@@ -143,11 +149,12 @@ def _train(
     watch: Watch,
     stop: StopRequest,
     started: float,
+    code: PresentCode,
 ) -> None:
     if context.is_first:
         run.write_env(describe(spec, context, watch.hosts, _earlier_environment(run)))
     try:
-        probes = train(run, spec, context, stop)
+        probes = train(run, spec, context, stop, code)
     except TrainingInterrupted as error:
         if context.is_first and run.status.status == "running":  # else it is recorded why
             if watch.timeout is not None:
@@ -176,7 +183,7 @@ def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
     return probes.model_copy(update={"time": run_time})
 
 
-def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
+def _record_failure(run: Run, error: BaseException, stop: StopRequest) -> None:
     """Record why this rank failed, unless the cause is recorded or is not known to this rank.
 
     A rank that lost a peer waits, so that the peer can record why it failed, or what watches the
@@ -198,7 +205,7 @@ def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _explain_memory(run: Run, error: Exception) -> str:
+def _explain_memory(run: Run, error: BaseException) -> str:
     """Return what this rank was predicted to need, what there is, and which settings need less."""
     n_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
@@ -212,9 +219,11 @@ def _explain_memory(run: Run, error: Exception) -> str:
         return f"the need is unknown ({type(failure).__name__})"
 
 
-def _reason(error: Exception) -> FailureReason:
+def _reason(error: BaseException) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
     if is_out_of_memory(error):
         return "oom"
+    if is_disk_full(error):
+        return "disk"
     return "lost" if is_lost_peer(error) else "error"

@@ -1,6 +1,7 @@
 """If these failed, runs would be mixed, silently dropped or assigned to another entry."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,21 @@ def test_the_slowest_rank_counts_and_warm_up_does_not(fake):
     )
     assert (step_s[0] > step_s[1]).any() and (step_s[1] > step_s[0]).any()
     assert run.timed_step_s == pytest.approx(step_s.max(axis=0)[fake.n_warmup :])
+
+
+@pytest.mark.parametrize(("n_saving", "n_timed"), [(0, 10), (1, 9), (5, 5), (6, 10), (10, 10)])
+def test_steps_beside_a_write_are_timed_only_if_most_are(one_axis, n_saving, n_timed):
+    """A checkpoint is written by the cores that train; a run that always writes has a speed, too.
+
+    Steps of the warm-up never count.
+    """
+    one_axis.steps = one_axis.n_warmup + 10
+    one_axis.write()
+    run = dataset.read(one_axis.store, "tiny").entries[0].runs[0]
+    saving = np.zeros(len(run.steps), dtype=bool)
+    saving[: one_axis.n_warmup + n_saving] = True
+    run = replace(run, steps=replace(run.steps, saving=saving))
+    assert run.timed_step_s.tolist() == run.steps.step_s[-n_timed:].tolist()
 
 
 def test_other_settings_are_left_out_and_counted(one_axis):

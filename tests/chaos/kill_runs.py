@@ -43,6 +43,7 @@ device = "cpu"
 
 [launch]
 checkpoint_every = 3
+checkpoint_every_s = 0.02
 
 [axes]
 positional = ["slow"]

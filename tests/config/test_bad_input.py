@@ -107,6 +107,14 @@ CASES = {
         ("steps = 4", 'steps = 4\nschedule = "cosin"'),
         "train.schedule: 'cosin': input should be 'cosine', 'linear', 'wsd' or 'constant'",
     ),
+    "precision": (
+        ("steps = 4", 'steps = 4\nprecision = "fp16"'),
+        "train.precision: 'fp16': input should be 'fp32', 'bf16' or 'fp8'",
+    ),
+    "recomputed modules": (
+        ("steps = 4", 'steps = 4\nrecompute = "mlp"'),
+        "train.recompute: 'mlp': input should be 'none', 'block' or 'attention'",
+    ),
     "mixture's key": (
         ('"text.txt"', '[{ path = "text.txt", weight = 1, wieght = 1 }]'),
         "data.corpus[0].wieght: unknown key; did you mean 'weight'?",

@@ -70,5 +70,10 @@ def test_words_cannot_add_options_to_the_script(name, value):
 def test_every_setting_of_execution_reaches_the_spec():
     shared = LaunchSettings.model_fields.keys() & LaunchSpec.model_fields.keys()
     assert shared == {
-        "timeout_s", "stall_timeout_s", "checkpoint_every", "keep_checkpoints", "network_interface",
-    }  # fmt: skip
+        "timeout_s",
+        "stall_timeout_s",
+        "checkpoint_every",
+        "checkpoint_every_s",
+        "keep_checkpoints",
+        "network_interface",
+    }

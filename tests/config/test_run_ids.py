@@ -109,7 +109,12 @@ def test_every_setting_that_computes_is_in_the_id(section, name, study):
 
 def test_how_a_run_is_started_is_not_in_the_id(study):
     launch = {"timeout_s": 5.0, "keep_checkpoints": "none", "checkpoint_every": 3}
-    launch |= {"on": "slurm", "parallel": 2, "slurm": SlurmSettings(gpus_per_node=4)}
+    launch |= {
+        "checkpoint_every_s": 9.0,
+        "on": "slurm",
+        "parallel": 2,
+        "slurm": SlurmSettings(gpus_per_node=4),
+    }
     changed = with_section(study, "launch", stall_timeout_s=7.0, **launch)
     assert run_id(changed) == run_id(study)
 

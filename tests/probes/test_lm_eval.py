@@ -219,14 +219,18 @@ RESULTS = {
 }
 
 
+REASONS = {("copy", "acc_norm"): "it is not a mean over examples"}
+
+
 def test_results_become_one_record_for_each_metric():
-    records = {record.metric: record for record in lm_eval.task_records(RESULTS)}
+    records = {record.metric: record for record in lm_eval.task_records(RESULTS, REASONS)}
     assert records.keys() == {"acc", "acc_norm", "exact_match (strict)"}
     acc = records["acc"]
     assert (acc.value, acc.stderr, acc.examples, acc.higher_is_better) == (0.5, 0.25, 4, True)
     assert records["acc_norm"].value is None
     assert records["acc_norm"].reason == "not a finite number"
-    assert records["exact_match (strict)"].stderr is None
+    assert records["acc_norm"].not_by_example == "it is not a mean over examples"
+    assert (records["exact_match (strict)"].stderr, acc.not_by_example) == (None, None)
 
 
 def spec(*tasks):
@@ -242,16 +246,17 @@ def test_a_task_that_fails_does_not_lose_the_run(ranks, monkeypatch):
         if task == "absent":
             raise ConnectionError("no network\nat all")
         total, _ = lm.loglikelihood([request("a", "b")])[0]
-        return [lm_eval.TaskRecord(task=task, metric="acc", value=total, examples=1)]
+        return {"results": {task: {"acc,none": total}}}
 
     monkeypatch.setattr(lm_eval, "subclass", lambda adapter: adapter)
     monkeypatch.setattr(lm_eval, "evaluate", evaluate)
     builder, model = make()
-    absent, present = lm_eval.measure(spec("absent", "present"), builder, model, ranks)
+    absent, present = lm_eval.measure(spec("absent", "present"), builder, model, ranks).records
     assert (absent.value, absent.reason) == (None, "ConnectionError: no network")
     expected, _ = plain(model, [*b"a"], [*b"b"])
     assert present.value == pytest.approx(expected, abs=1e-3)
-    assert lm_eval.measure(SimpleNamespace(probes=ProbeSettings()), builder, model, ranks) == []
+    without = lm_eval.measure(SimpleNamespace(probes=ProbeSettings()), builder, model, ranks)
+    assert (without.records, without.examples) == ([], None)
 
 
 # -- with lm-eval ----------------------------------------------------------------------------------
@@ -288,22 +293,78 @@ def task(tmp_path):
     return tmp_path / "copy.yaml"
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_lm_eval_measures_a_local_task(ranks, task, tmp_path, monkeypatch):
-    pytest.importorskip("lm_eval")
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+
+
+def measure(ranks, *tasks, **settings):
     builder, model = make()
-    full = spec(str(task))
-    full.probes = ProbeSettings(lm_eval=LmEvalSettings(tasks=[str(task)]))
-    (record,) = lm_eval.measure(full, builder, model, ranks)
+    full = spec(*tasks)
+    full.probes = ProbeSettings(lm_eval=LmEvalSettings(tasks=list(tasks), **settings))
+    return lm_eval.measure(full, builder, model, ranks)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lm_eval_measures_a_local_task(ranks, task, tmp_path, offline):
+    pytest.importorskip("lm_eval")
+    found = measure(ranks, str(task))
+    (record,) = found.records
     assert (record.task, record.metric, record.value) == ("copy", "acc", 0.75), record.reason
     assert (record.examples, record.higher_is_better) == (4, True)
-    (limited,) = lm_eval.measure(spec(str(task)), builder, model, ranks)
-    assert (limited.value, limited.examples) == (1.0, 2)
+    assert record.not_by_example is None
+    (stored,) = found.examples.tasks
+    assert (stored.task, stored.metrics) == ("copy", {"acc": [1.0, 1.0, 1.0, 0.0]})
+
+    limited = measure(ranks, str(task), limit=2)
+    assert (limited.records[0].value, limited.records[0].examples) == (1.0, 2)
+    assert limited.examples.tasks[0].metrics == {"acc": [1.0, 1.0]}
+    assert limited.examples.tasks[0].documents == stored.documents[:32], "the same documents"
     assert list(lm_eval.unknown_tasks([str(task), f"{tmp_path}/other.yaml"])) == [
         f"'{tmp_path}/other.yaml': no such file"
     ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_examples_are_known_by_their_documents(ranks, task, tmp_path, offline):
+    """In another order, each document has the same hash and the same value."""
+    pytest.importorskip("lm_eval")
+    before = by_document(measure(ranks, str(task)))
+    lines = (tmp_path / "copy.jsonl").read_text().splitlines()
+    (tmp_path / "copy.jsonl").write_text("\n".join([lines[3], *lines[:2]]))
+    after = by_document(measure(ranks, str(task)))
+    assert len(before) == 4 and list(after) == [list(before)[i] for i in (3, 0, 1)]
+    assert after.items() <= before.items()
+
+
+def by_document(found):
+    (stored,) = found.examples.tasks
+    documents = [stored.documents[i : i + 16] for i in range(0, len(stored.documents), 16)]
+    return dict(zip(documents, stored.metrics["acc"], strict=True))
+
+
+PERPLEXITY = """
+task: text
+dataset_path: json
+dataset_kwargs: {{ data_files: {{ test: {folder}/copy.jsonl }} }}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{question}}}}"
+metric_list:
+  - {{ metric: word_perplexity }}
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_metric_that_is_not_a_mean_has_no_examples(ranks, task, tmp_path, offline):
+    pytest.importorskip("lm_eval")
+    (tmp_path / "text.yaml").write_text(PERPLEXITY.format(folder=tmp_path))
+    found = measure(ranks, str(tmp_path / "text.yaml"))
+    (record,) = found.records
+    assert record.value > 1 and record.not_by_example == "an example has no number"
+    assert found.examples is None
 
 
 def test_the_command_of_lm_eval_knows_the_model(task, tmp_path):

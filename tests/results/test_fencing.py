@@ -14,7 +14,13 @@ from synthetic_results import SyntheticStudy
 
 from harness.errors import ClaimLost
 from harness.results import claims, owner
-from harness.results.records import Environment, EvalRecord, ProbeResults, RunSpec
+from harness.results.records import (
+    Environment,
+    EvalRecord,
+    ExampleScores,
+    ProbeResults,
+    RunSpec,
+)
 from harness.results.run import Run
 from harness.results.store import Store
 
@@ -40,6 +46,7 @@ REPLACED = {
     "mark_running": lambda run: run.mark_running(),
     "env": lambda run: run.write_env(Environment(torch="late")),
     "probes": lambda run: run.write_probes(ProbeResults.model_construct()),
+    "examples": lambda run: run.write_examples(ExampleScores(tasks=[])),
     "spec": lambda run: run.update_spec(spec()),
     "steps": lambda run: run.truncate_steps(0, 0),
     "evaluations": lambda run: run.truncate_evals(0),

@@ -9,6 +9,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +20,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from optimizers import make_optimizer
+from saved_state import save_state
 from tiny_run import SEQ_LEN, VOCAB, join_alone, tiny_spec
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext, join
-from harness.errors import ClaimLost, UserError
+from harness.errors import ClaimLost, ExitCode, UserError
 from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
@@ -29,16 +33,18 @@ from harness.model.weights import atomic_folder, load_weights
 from harness.published.convert import export_weights
 from harness.results.run import Run
 from harness.training import checkpointing
+from harness.training import optimizer as optim
+from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
     drop_state,
     load_state,
     resumable_checkpoints,
-    save_state,
 )
 from harness.training.evaluation import Evaluation
-from harness.training.loop import train
+from harness.training.loop import NotFiniteError, train
+from harness.training.signals import StopRequest, TrainingInterrupted
 from variants.base import ModelShape
 
 TESTS = Path(__file__).parents[1]
@@ -99,6 +105,12 @@ def run(tmp_path):
     return Run(tmp_path / "run")
 
 
+def write(checkpoints, step, val_loss):
+    """Save, and wait until the checkpoint is whole."""
+    checkpoints.save(step, val_loss)
+    checkpoints.wait()
+
+
 def listing(run):
     """Return the entries of the checkpoint folder: targets of links, None for folders."""
     paths = run.checkpoints.iterdir()
@@ -117,7 +129,7 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path, run, ranks):
     def save(n, val_loss):
         train_steps(model, optimizer)
         weights[n] = gather_weights(gpt)
-        checkpoints.save(n, val_loss)
+        write(checkpoints, n, val_loss)
         return listing(run)
 
     assert save(2, None) == {"newest": "step-2", "step-2": None}, "an unknown loss is not the best"
@@ -136,9 +148,9 @@ def test_other_files_in_the_folder_are_kept(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
-    checkpoints.save(1, 1.0)
+    write(checkpoints, 1, 1.0)
     export_weights(run.best_checkpoint, run.checkpoints / "exported")
-    checkpoints.save(2, 0.5)
+    write(checkpoints, 2, 0.5)
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 
 
@@ -149,8 +161,13 @@ def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     for n, val_loss in ((1, 1.0), (2, 2.0)):
         train_steps(model, optimizer)
-        checkpoints.save(n, val_loss)
-    assert run.checkpoints.exists() == (keep != "none") == (checkpoints.total_s > 0)
+        write(checkpoints, n, val_loss)
+    assert (
+        run.checkpoints.exists()
+        == (keep != "none")
+        == (checkpoints.blocked_s > 0)
+        == (checkpoints.written_s > 0)
+    )
     if keep != "none":
         files = {"model.safetensors", "checkpoint.json"}
         unfinished = {path.name for path in run.best_checkpoint.iterdir()}
@@ -192,7 +209,7 @@ def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
         train_steps(model, optimizer)
-        checkpoints.save(step, val_loss)
+        write(checkpoints, step, val_loss)
     copy(run.path, tmp_path / "copy")
     copied = Run(tmp_path / "copy")
     assert [folder.name for folder in resumable_checkpoints(copied)] == ["step-6", "step-4"]
@@ -200,7 +217,7 @@ def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
     resumed = Checkpoints(copied, run_spec, ranks, gpt, optimizer)
     resumed.restore_links(6, {2: 3.0, 4: 1.0, 6: 2.0})
     assert listing(copied) == listing(run)
-    resumed.save(8, 1.5)
+    write(resumed, 8, 1.5)
     folders = {"step-8": None, "step-4": None}
     assert listing(copied) == {"newest": "step-8", "best": "step-4", **folders}
 
@@ -217,7 +234,7 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)):
         train_steps(model, optimizer)
         weights[step] = gather_weights(gpt)
-        checkpoints.save(step, val_loss)
+        write(checkpoints, step, val_loss)
     assert set(listing(run)) == {"newest", "best", "step-4", "step-8"}
     assert equal(load_weights(run.newest_checkpoint).tensors, weights[8])
     assert equal(load_weights(run.best_checkpoint).tensors, weights[4])
@@ -225,7 +242,7 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     assert [folder.name for folder in resumable_checkpoints(run)] == ["step-8"]
 
 
-MOMENTS = ("_write", "save_state", "_link", "_point", "restore_links", "drop_state")
+MOMENTS = ("_write", "write_state", "_link", "_point", "restore_links", "drop_state")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -237,7 +254,7 @@ def test_after_its_run_was_taken_over_no_checkpoint_changes(
     run_spec = spec(tmp_path, "full")
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(first.run, run_spec, ranks, gpt, optimizer)
-    checkpoints.save(2, 3.0)
+    write(checkpoints, 2, 3.0)
     left = []
 
     def take_over_before(owner, name):
@@ -259,7 +276,7 @@ def test_after_its_run_was_taken_over_no_checkpoint_changes(
         elif moment == "drop_state":
             checkpointing.drop_state(first.run, "none")
         else:
-            checkpoints.save(4, 1.0)
+            write(checkpoints, 4, 1.0)
     assert left[0] and kept_files(run) == left[0]
 
 
@@ -334,6 +351,176 @@ def test_keeping_checkpoints_does_not_change_training(tmp_path, ranks):
         train(run, spec(tmp_path, keep, checkpoint_every=1), ranks)
         curves.append((run.steps().loss.tolist(), [line.val_loss for line in run.evals()]))
     assert curves[0] == curves[1]
+
+
+# -- the background -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Hold each write before it begins until the event is set."""
+    is_open = threading.Event()
+    begin = Checkpoints._begin
+
+    def wait_and_begin(*args):
+        assert is_open.wait(10)
+        return begin(*args)
+
+    monkeypatch.setattr(Checkpoints, "_begin", wait_and_begin)
+    yield is_open
+    is_open.set()
+
+
+def test_the_checkpoint_holds_the_state_at_its_save(tmp_path, run, ranks, gate):
+    """Steps after the save change the tensors that are still to be written."""
+    run_spec = spec(tmp_path, "full", ema_decay=0.5)
+    gpt, model, optimizer = make(run_spec, ranks)
+    average = ParameterAverage(gpt, 0.5)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer, average)
+    for step in (1, 2):  # the second one uses the memory of the first one again
+        gate.clear()
+        train_steps(model, optimizer)
+        average.update(step)
+        saved = gather_state(gpt, optimizer)
+        saved_average = {name: value.clone() for name, value in average.values.items()}
+        checkpoints.save(step, None)
+        assert checkpoints.is_writing
+        train_steps(model, optimizer)
+        average.update(step + 1)
+        gate.set()
+        checkpoints.wait()
+        assert not checkpoints.is_writing
+        tensors = load_weights(run.newest_checkpoint).tensors
+        assert all(torch.equal(tensors[name], saved[name]) for name in tensors)
+        other_gpt, _, other_optimizer = make(run_spec, ranks, seed=1)
+        other_average = ParameterAverage(other_gpt, 0.5)
+        folder = run.newest_checkpoint
+        assert load_state(folder, other_gpt, other_optimizer, other_average) == step
+        assert equal(gather_state(other_gpt, other_optimizer), saved)
+        assert equal(other_average.values, saved_average)
+
+
+def test_one_checkpoint_at_most_is_in_flight(tmp_path, run, ranks, gate):
+    run_spec = spec(tmp_path)
+    gpt, _, optimizer = make(run_spec, ranks)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
+    checkpoints.save(1, 1.0)
+    threading.Timer(0.3, gate.set).start()
+    checkpoints.save(2, 2.0)
+    assert (run.newest_checkpoint / "model.safetensors").exists(), "the save waited"
+    assert checkpoints.blocked_s >= 0.25
+    checkpoints.wait()
+    assert listing(run) == {"newest": "step-2", "best": "step-1", "step-1": None, "step-2": None}
+
+
+def test_no_checkpoint_is_newer_than_the_curve(tmp_path, run, ranks, monkeypatch):
+    """After a power cut, the lines of the curve may be lost until they are flushed."""
+    linked = []
+    flush = Run.flush
+
+    def note_and_flush(self, rank):
+        linked.append(run.newest_checkpoint.is_symlink())
+        flush(self, rank)
+
+    monkeypatch.setattr(Run, "flush", note_and_flush)
+    run_spec = spec(tmp_path)
+    gpt, _, optimizer = make(run_spec, ranks)
+    write(Checkpoints(run, run_spec, ranks, gpt, optimizer), 1, None)
+    assert linked == [False] and run.newest_checkpoint.is_symlink()
+
+
+@pytest.mark.parametrize("end", ["done", "stopped", "not finite"])
+def test_a_run_ends_after_its_write(tmp_path, run, ranks, monkeypatch, end):
+    """Else a process that has been asked to end would take its newest checkpoint with it."""
+    publish = Checkpoints._publish
+
+    def publish_late(*args):
+        time.sleep(0.3)
+        publish(*args)
+
+    monkeypatch.setattr(Checkpoints, "_publish", publish_late)
+    if end == "stopped":  # such a run waits as long as it takes
+        monkeypatch.setattr(checkpointing, "CRASH_GRACE_S", 0)
+    stop = StopRequest(ExitCode.REQUEUE) if end == "stopped" else None
+    if end == "not finite":
+        norms = iter([1.0, math.nan])
+        monkeypatch.setattr(optim, "clip", lambda *_: torch.tensor(next(norms)))
+    run_spec = spec(tmp_path, checkpoint_every=1, steps=3)
+    error = {"stopped": TrainingInterrupted, "not finite": NotFiniteError}.get(end)
+    with pytest.raises(error) if error else nullcontext():
+        train(run, run_spec, ranks, stop)
+    newest = run.newest_checkpoint.resolve().name
+    assert newest == ("step-3" if end == "done" else "step-1")
+
+
+def test_a_failed_write_ends_the_run_at_the_next_step(tmp_path, run, ranks, monkeypatch):
+    """The next save, at which the write would be waited for, is 10 steps away."""
+    monkeypatch.setattr(weights_module, "save_file", fail)
+    clip = optim.clip
+
+    def clip_late(*args):
+        time.sleep(0.05)
+        return clip(*args)
+
+    monkeypatch.setattr(optim, "clip", clip_late)
+    message = r"checkpoint cannot be written \(\d+ bytes were free\): rank 0: OSError: .*No space"
+    with pytest.raises(StateError, match=message):
+        train(run, spec(tmp_path, eval_every=100, checkpoint_every=10, steps=20), ranks)
+    assert 10 < len(run.steps()) < 20 and listing(run) == {}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, run, ranks):
+    run_spec = spec(tmp_path)
+    gpt, _, optimizer = make(run_spec, ranks)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
+    run.checkpoints.write_text("")
+    with pytest.raises(StateError, match=r"run/checkpoint cannot be written .*rank 0: \w+Error"):
+        write(checkpoints, 1, None)
+
+
+def test_checkpoints_are_due_by_time(tmp_path, run, ranks, monkeypatch):
+    calls = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, *args: calls.append(args))
+    for every_s, saved in ((1e-9, [1, 2, 3, 4, 5, 6]), (3600.0, [4, 6]), (None, [4, 6])):
+        calls.clear()
+        run_spec = spec(tmp_path, eval_every=4)
+        launch = run_spec.launch.model_copy(update={"checkpoint_every_s": every_s})
+        train(run, run_spec.model_copy(update={"launch": launch}), ranks)
+        assert [n for n, _ in calls] == saved
+
+
+def test_the_time_counts_from_the_last_save(tmp_path, run, ranks, monkeypatch):
+    run_spec = spec(tmp_path)
+    launch = run_spec.launch.model_copy(update={"checkpoint_every_s": 10.0})
+    run_spec = run_spec.model_copy(update={"launch": launch})
+    gpt, _, optimizer = make(run_spec, ranks)
+    now = 100.0
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
+    due = []
+    for now in (105.0, 110.0, 119.0, 120.0):
+        due.append(checkpoints.is_due)
+        if checkpoints.is_due:
+            write(checkpoints, int(now), None)
+    assert due == [False, True, False, True]
+
+
+def test_steps_beside_a_write_are_flagged(tmp_path, run, ranks, gate, monkeypatch):
+    """Their times contain work of the writer."""
+    clip = optim.clip
+    n_calls = itertools.count(1)
+
+    def open_in_step_6(*args):
+        if next(n_calls) == 7:
+            gate.set()
+            while not run.newest_checkpoint.exists():
+                time.sleep(0.01)
+            time.sleep(0.1)
+        return clip(*args)
+
+    monkeypatch.setattr(optim, "clip", open_in_step_6)
+    train(run, spec(tmp_path, steps=8, checkpoint_every=4), ranks)
+    assert run.steps().saving.tolist() == [False] * 4 + [True] * 3 + [False]
 
 
 # -- the state -------------------------------------------------------------------------------------
@@ -465,7 +652,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
     gpt, model, optimizer = make(run_spec, ranks)
     train_steps(model, optimizer)
     states = {1: gather_state(gpt, optimizer)}
-    Checkpoints(run, run_spec, ranks, gpt, optimizer).save(1, 2.0)
+    write(Checkpoints(run, run_spec, ranks, gpt, optimizer), 1, 2.0)
     train_steps(model, optimizer)
     states[2] = gather_state(gpt, optimizer)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
@@ -476,7 +663,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
             no_cleanup = SimpleNamespace(rmtree=lambda *_, **__: None)
             patch.setattr(weights_module, "shutil", no_cleanup)
         with pytest.raises((OSError, StateError), match="No space left"):
-            checkpoints.save(2, 1.0)
+            write(checkpoints, 2, 1.0)
 
     newest = 2 if is_new else 1
     tensors = load_weights(run.newest_checkpoint).tensors
@@ -486,7 +673,7 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
     assert load_state(run.newest_checkpoint, loaded_gpt, loaded_optimizer) == newest
     assert equal(gather_state(loaded_gpt, loaded_optimizer), states[newest])
 
-    checkpoints.save(3, 0.5)
+    write(checkpoints, 3, 0.5)
     assert listing(run) == {"newest": "step-3", "best": "step-3", "step-3": None}
 
 
@@ -525,7 +712,7 @@ def relay(root):
                 train_steps(model, optimizer)
                 n_done += 1
             checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
-            checkpoints.save(n_done, 1.0)
+            write(checkpoints, n_done, 1.0)
             saved = gather_state(gpt, optimizer)
             record = {"loaded": loaded, "saved": saved, "n_done": n_done}
             torch.save(record, root / f"{name}.{ranks.rank}.pt")
@@ -534,7 +721,11 @@ def relay(root):
             if ranks.rank == 1:
                 patch.setattr(os, "fsync", fail)
             with pytest.raises(StateError, match=r"rank 1: OSError: .*No space left"):
-                checkpoints.save(n_done + 1, 0.5)
+                write(checkpoints, n_done + 1, 0.5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights_module, "save_file", fail)  # which only rank 0 calls
+            with pytest.raises(StateError, match=r"rank 0: OSError: .*No space left"):
+                write(checkpoints, n_done + 1, 0.5)
         ranks.barrier()
         if ranks.is_first:
             (root / "litter.json").write_text(json.dumps(listing(run)))
@@ -549,7 +740,7 @@ def relayed(tmp_path_factory):
     run_spec = spec(root, "full")
     gpt, model, optimizer = make(run_spec, ranks)
     train_steps(model, optimizer, 2)
-    Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer).save(2, 1.0)
+    write(Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer), 2, 1.0)
     dist.destroy_process_group()
 
     script = root / "script.py"
@@ -606,7 +797,7 @@ def test_weights_of_two_ranks_are_those_of_one_model(relayed, name):
 
 @pytest.mark.distributed
 def test_write_error_on_one_rank_reaches_all_ranks(relayed):
-    """Both raise the error of rank 1, and the older checkpoint stays undamaged."""
+    """Both raise the error of the other, and the older checkpoint stays undamaged."""
     root, _ = relayed
     expected = {"newest": "step-3", "best": "step-3", "step-3": None}
     assert json.loads((root / "litter.json").read_text()) == expected

@@ -110,6 +110,32 @@ def test_changed_tokens_fail_the_run_by_name(tmp_path, ranks):
         assert len(unfinished.steps()) == STEPS
 
 
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_tokens_overwritten_while_a_run_trains_fail_it(is_replaced, tmp_path, ranks, monkeypatch):
+    """A file that is replaced by another stays mapped as it was: the run has read no other."""
+    run = start(tmp_path / "study/run")
+    file = Path(run.spec.launch.train_tokens[0].file)
+    content = bytearray(file.read_bytes())
+    clip = optim.clip
+
+    def change(model, max_norm):
+        content[-1] ^= 1
+        other = file.with_name("other")
+        other.write_bytes(content)
+        if is_replaced:
+            other.rename(file)
+        else:
+            shutil.copyfile(other, file)
+        return clip(model, max_norm)
+
+    monkeypatch.setattr(optim, "clip", change)
+    if is_replaced:
+        train(run, run.spec, ranks)
+    else:
+        with pytest.raises(UserError, match=r"tokens\.bin: was overwritten while the run trained"):
+            train(run, run.spec, ranks)
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 5, None])
 def test_no_batch_is_seen_twice_along_a_chain(tmp_path, ranks, monkeypatch, stop_at):
     """Each run continues the data order of the one that it starts from, also when resumed."""
@@ -321,6 +347,7 @@ def test_best_checkpoint_is_the_best_of_all_attempts(tmp_path, ranks):
         ("failed", "killed", True),
         ("failed", "timeout", True),
         ("failed", "oom", True),
+        ("failed", "disk", True),
         ("failed", "nan", False),
         ("failed", "error", False),
         ("done", None, False),

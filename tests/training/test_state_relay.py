@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import make_optimizer
+from saved_state import save_state
 from tiny_run import join_alone
 
 from harness.distributed.process_group import DistributedContext, join
@@ -18,7 +19,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training.averaging import ParameterAverage
-from harness.training.checkpointing import load_state, save_state
+from harness.training.checkpointing import load_state
 from variants import registry
 from variants.base import ModelShape
 

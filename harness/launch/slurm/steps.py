@@ -15,6 +15,7 @@ from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
 from harness.launch.stop import Stop
+from harness.results import timing
 from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
@@ -94,7 +95,7 @@ def _start_srun(run: Run, job: Job, slot: Slot, host: str) -> "subprocess.Popen[
         command(run, job, host, free_port(job)),
         preexec_fn=parent_death_signal(signal.SIGKILL),  # noqa: PLW1509 - takes no lock
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"ABLATIONS_TIMING": slot.timing},
+        env=os.environ | timing.variable(slot.timing),
         cwd=Path.cwd(),
         start_new_session=True,
     )

@@ -8,6 +8,7 @@ from harness.report import formatting
 from harness.report.document import Block, Table, paragraph
 from harness.report.formatting import MIB, MISSING
 from harness.report.sections import Charts, chart_blocks, reason_list
+from harness.report.sections.comparison import REPEATS
 from harness.report.tables import (
     Column,
     Record,
@@ -103,6 +104,8 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield from chart_blocks(charts, "length_loss", "position_loss")
 
 
+THESE_MODELS = "these models"  # the subject of a verdict of one seed
+
 # The metric of a task in the report, the first that it has; tasks.csv has all.
 PREFERRED = ("acc_norm", "acc", "exact_match", "f1", "word_perplexity")
 
@@ -127,12 +130,52 @@ def tasks(summary: Summary, charts: Charts) -> Iterator[Block]:
     )
     compared = [row for row in rows if row["difference"] is not None]
     if compared:
-        yield paragraph(
-            "Difference from the baseline, paired by seed, with the 95 % t interval of each, not "
-            "corrected for their number:"
-        )
-        cells = [formatting.difference(*interval_of(row, "difference")) for row in compared]
+        yield paragraph(_method_of_tasks(compared))
+        cells = [_task_difference(row) for row in compared]
         yield _by_task("Difference from the baseline by task", compared, cells)
+    reasons = []
+    for row in rows:
+        for title, reason in (
+            ("not paired by example", row["not_by_example"]),
+            ("not tested", row["not_tested"]),
+        ):
+            if reason:
+                reasons.append((f"{row['task']}, {row['metric']} {title}: {reason}", row["entry"]))
+    yield from reason_list(reasons)
+
+
+def _method_of_tasks(rows: Sequence[Record]) -> str:
+    """Return how the differences are paired and what their intervals are about."""
+    over = {row["over"] for row in rows}
+    sentences = ["Difference from the baseline with its verdict."]
+    if "seeds and examples" in over:
+        sentences.append(
+            "Both models of a seed answer the same examples: differences are paired by example "
+            "and by seed, and the interval has the variance of both, so that it holds for other "
+            "seeds and other examples."
+        )
+    if "examples" in over:
+        sentences.append(
+            f"Those of one seed ({THESE_MODELS}) are paired by example only: their verdicts are "
+            "about these two trained models, not about the variant, which another seed may change."
+        )
+    if "seeds" in over:
+        sentences.append("Metrics without values by example are paired by seed only.")
+    sentences.append(
+        "The entries of a context are tested together in each task (Holm 1979, familywise error "
+        "5 %); several tasks are several families. The interval agrees with the verdict; a round "
+        "bracket marks an excluded end."
+    )
+    return " ".join(sentences)
+
+
+def _task_difference(row: Record) -> str:
+    """Return a difference with its interval and verdict: +0.0312 [0.0101, 0.0523] better."""
+    shown = formatting.difference(*interval_of(row, "difference"))
+    words = [shown, row["verdict"] or (REPEATS + row["repeats"] if row["repeats"] else "")]
+    if row["over"] == "examples":
+        words.append(f"({THESE_MODELS})")
+    return " ".join(filter(None, words))
 
 
 def _main_metrics(rows: Sequence[Record]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from harness.results.records.corpus import (
     TokenizedText,
     TokenShard,
 )
+from harness.results.records.examples import ExampleScores, GroupExamples, TaskExamples
 from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
 from harness.results.records.launch_settings import LaunchSettings, SlurmSettings
 from harness.results.records.lines import (
@@ -116,7 +117,9 @@ __all__ = [
     "EquivalenceMargin",
     "EvalRecord",
     "EvalWindows",
+    "ExampleScores",
     "FailureReason",
+    "GroupExamples",
     "ImportSource",
     "ImportedEval",
     "ImportedRun",
@@ -163,6 +166,7 @@ __all__ = [
     "StudySummary",
     "Submission",
     "Superiority",
+    "TaskExamples",
     "TaskRecord",
     "Timing",
     "TokenDtype",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -48,8 +49,22 @@ def added(default: object, description: str) -> Any:
 
 
 def short_hash(value: object) -> str:
-    """Return the first 8 digits of the SHA-256 of a JSON value, as in a run's id."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    """Return the first 8 digits of the SHA-256 of a JSON value, as in a run's id.
+
+    -0.0 counts as the equal 0.0.
+    """
+    text = json.dumps(_without_negative_zeros(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without_negative_zeros(value: object) -> object:
+    if isinstance(value, float):
+        return value + 0.0
+    if isinstance(value, Mapping):
+        return {key: _without_negative_zeros(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_negative_zeros(item) for item in value]
+    return value
 
 
 class StrictModel(BaseModel):

@@ -5,11 +5,13 @@ from typing import Literal
 from pydantic import Field
 
 from harness.results.records.base import StrictModel
-from harness.results.records.estimates import Mean, Median, Number, Ratio
+from harness.results.records.comparisons import VerdictName
+from harness.results.records.estimates import Difference, Mean, Median, Number, Ratio
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.status import FailureReason, RunState
 
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
+Sampled = Literal["seeds", "examples", "seeds and examples"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 
@@ -65,6 +67,11 @@ class EntryMetrics(StrictModel):
     mfu: Number | None = Field(
         description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
     )
+    mfu_full_attention: Number | None = Field(
+        default=None,
+        description="mfu by the convention of PaLM and nanoGPT: 6 FLOPs for each parameter, and "
+        "attention to all keys of the sequence, 12 n_layer n_embd seq_len",
+    )
     unstable_seeds: list[int] = Field(
         default=[], description="seeds of the runs with a loss spike or an outlier in `spikes`"
     )
@@ -109,17 +116,70 @@ class LengthLoss(StrictModel):
 
 
 class TaskScore(StrictModel):
-    """A metric of a task of lm-eval, over the seeds that have it; null if none has."""
+    """A metric of a task of lm-eval, over the seeds that have it; null if none has.
+
+    The differences of an entry from its baseline in one task and metric are tested together with
+    those of the other entries of the context (Holm 1979). The interval of `difference` never
+    disagrees with the verdict. With one seed both are about these two models only.
+    """
 
     task: str = Field(description="name of the task or group")
     metric: str = Field(description="name of the metric, with its filter if it has one")
     seeds: list[int] = Field(description="seeds that the row rests on")
     value: Mean | None = Field(description="value of the metric")
-    difference: Mean | None = Field(description="mean paired difference from the baseline")
+    difference: Difference | None = Field(
+        description="mean difference from the baseline, paired by seed and, if `over` has "
+        "examples, by example"
+    )
+    verdict: VerdictName | None = Field(
+        default=None,
+        description="`better`, `worse` or `unresolved`; null without a test, or if it is unknown "
+        "which values are better",
+    )
+    over: Sampled | None = Field(
+        default=None,
+        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: "
+        "the verdict is about these models only), or `seeds and examples`; null without a test",
+    )
+    p: Number | None = Field(default=None, description="p-value of this difference by itself")
+    p_adjusted: Number | None = Field(
+        default=None,
+        description="p adjusted for the entries of the context and the looks; below 0.05, the "
+        "entry differs",
+    )
+    se_seeds: Number | None = Field(
+        default=None,
+        description="standard error of the difference from the seeds, with their interaction with "
+        "the examples: more seeds reduce it",
+    )
+    se_examples: Number | None = Field(
+        default=None,
+        description="standard error from the examples that all seeds share: more examples reduce "
+        "it",
+    )
+    n_comparisons: int | None = Field(
+        default=None, description="number of entries that were tested together"
+    )
+    not_tested: str | None = Field(
+        default=None, description="why a difference that is known is not tested"
+    )
+    repeats: str | None = Field(
+        default=None,
+        description="the entry of another parallelism that is tested in place of this one; null: "
+        "it is tested itself",
+    )
     higher_is_better: bool | None = Field(
         description="whether a higher value is better; null if unknown"
     )
     examples: int = Field(description="number of examples")
+    examples_paired: int | None = Field(
+        default=None,
+        description="number of examples that all paired runs have, by their content; null if "
+        "differences are not paired by example",
+    )
+    not_by_example: str | None = Field(
+        default=None, description="why differences are not paired by example; null if they are"
+    )
     reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
 
 

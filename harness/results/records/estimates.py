@@ -30,7 +30,8 @@ class Difference(Mean):
 
     ci95: Bounds | None = Field(
         description="interval that is simultaneous over the family of tests, and open: one that "
-        "ends at 0 excludes it; null for a single seed, without a test, or if seeds are lost"
+        "ends at 0 excludes it; null for a single seed without paired examples, without a test, or "
+        "if seeds are lost"
     )
 
 

@@ -154,6 +154,11 @@ class LaunchSettings(StrictModel):
     checkpoint_every: Steps | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
     )
+    checkpoint_every_s: TimeLimit | None = Field(
+        default=None,
+        description="seconds after the last checkpoint at which another one is due, besides those "
+        "of `checkpoint_every`; null: none",
+    )
     keep_checkpoints: Literal["none", "weights", "full"] = Field(
         default="weights",
         description="kept of the newest and the best checkpoint: `none`, the `weights`, or `full`: "

@@ -33,6 +33,10 @@ class StepRecord(StrictModel):
     lr: float = Field(description="learning rate of the first parameter group: the matrices")
     warmup: bool = Field(description="whether the step is recorded but not timed")
     resumed: bool = Field(default=False, description="whether an attempt resumed at this step")
+    saving: bool = Field(
+        default=False,
+        description="whether a rank wrote a checkpoint in the background during the step",
+    )
 
 
 class CorpusLoss(StrictModel):

@@ -33,7 +33,13 @@ class RankMemory(StrictModel):
         description="the rest, bytes; on a CPU: parameters that sharding gathers during a pass"
     )
     peak: Positive = Field(
-        description="peak, bytes: the allocator's on CUDA, else the sum of the categories"
+        description="peak, bytes: the allocator's in training on CUDA, else the sum of the "
+        "categories"
+    )
+    evaluation_peak: Count | None = Field(
+        default=None,
+        description="peak of the allocator in evaluations, bytes; null on a CPU and in older "
+        "files, whose `peak` includes evaluations",
     )
     resident_peak: Count | None = Field(
         default=None, description="peak resident set size of the whole process, bytes; null on CUDA"
@@ -180,6 +186,11 @@ class TaskRecord(StrictModel):
         default=None, description="whether a higher value is better; null if unknown"
     )
     examples: Count = Field(description="number of examples")
+    not_by_example: str | None = Field(
+        default=None,
+        description="why examples.json has no value of each example; null if it has, and in older "
+        "files",
+    )
     reason: str | None = Field(
         default=None, description="why it is not defined; null if it was measured"
     )
@@ -208,7 +219,13 @@ class RunTime(StrictModel):
     train_s: Seconds = Field(description="sum of all step times, seconds")
     eval_s: Seconds = Field(description="sum of all evaluation times, seconds")
     checkpoint_s: Seconds = Field(
-        default=0.0, description="checkpoints of the last attempt, seconds"
+        default=0.0,
+        description="time that checkpoints of the last attempt kept the training waiting, seconds",
+    )
+    checkpoint_write_s: Seconds | None = Field(
+        default=None,
+        description="time of writing them in the background, seconds; null in older files, whose "
+        "`checkpoint_s` includes it",
     )
     total_s: Seconds | None = Field(
         default=None, description="last attempt, from the process's start to its end, seconds"

@@ -103,6 +103,10 @@ class LaunchSpec(StrictModel):
     checkpoint_every: Positive | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
     )
+    checkpoint_every_s: Finite | None = Field(
+        default=None,
+        description="seconds after the last checkpoint at which another one is due; null: none",
+    )
     keep_checkpoints: Literal["none", "weights", "full"] = Field(
         default="none",
         description="kept of the newest and the best checkpoint: `none`, the `weights`, or `full`: "
