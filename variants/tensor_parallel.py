@@ -44,7 +44,7 @@ class TensorParallelPlan:
 class VocabularyShard(Protocol):
     """The tokens whose rows of the embedding and of the output projection this rank holds.
 
-    Together the processes of a group hold each of the `size` tokens once. Nothing but `share` is
+    Together the processes of a group hold each of the `size` tokens once. Only `share` is
     differentiable.
     """
 

@@ -94,8 +94,8 @@ def predicted_bytes_sent(model: nn.Module, step: StepShape, world_size: int) -> 
     Each micro-batch sums activations once forward and once backward for each attention and MLP, and
     for embedding and output projection together (Shoeybi et al. 2019, fig. 4), and some numbers for
     each token's loss; after the last, the gradients of replicated parameters are summed. A block
-    that is computed again sums the output of its attention again. With dropout nothing is left out
-    when something is computed again, the last sum of a block or of an attention neither.
+    that is computed again sums the output of its attention again. With dropout, recomputation
+    also repeats the last sum of a block or of an attention.
     """
     if step.precision != "fp32":
         return None

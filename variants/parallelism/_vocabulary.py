@@ -57,7 +57,7 @@ class VocabularyParallelEmbedding(nn.Embedding):
 def rank_tokens(size: int, rank: int, world_size: int) -> range:
     """Return the tokens of a rank: consecutive, and one more on each of the first ranks if need be.
 
-    Nothing is padded: shards of a parameter need not be of equal size.
+    Shards of a parameter need not be of equal size, so none is padded.
 
     Raises:
         ValueError: there are fewer tokens than processes.
