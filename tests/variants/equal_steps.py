@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import gather_weights
+from harness.distributed.shards import gather_weights, named_local_parameters, shard_specs
 from harness.distributed.torch_internals import DispatchMode
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
@@ -159,7 +159,7 @@ def compute(label: str, step: Step, dtype: torch.dtype, context: DistributedCont
     for parameter in gpt.parameters():
         parameter.data.copy_(parameter.grad)
     check_same_parameters(gpt, context)
-    gradients = gather_weights(gpt, context)
+    gradients = gather_weights(dict(named_local_parameters(gpt)), shard_specs(gpt), context)
     by_rank = context.gather((losses, largest.n_elements, traffic.traffic()))
     leaders = by_rank[:: context.world_size // n_groups]
     batches = zip(*(rank_losses for rank_losses, *_ in leaders), strict=True)
