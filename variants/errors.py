@@ -8,6 +8,8 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).parent
 LIBRARIES = {"site-packages", "dist-packages", "harness"}  # folders of code that is not a variant's
+# Errors of the code of a variant: an exit in it must not end a command as if all was done.
+CODE_ERRORS = (Exception, SystemExit)
 
 
 class VariantError(Exception):

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from variants.base import AXES, Variant
-from variants.errors import SHIPPED, VariantError, class_line, describe
+from variants.errors import CODE_ERRORS, SHIPPED, VariantError, class_line, describe
 
 MAX_TITLE = 40  # characters
 USER_PACKAGE = (
@@ -101,7 +101,7 @@ def _option_problems(cls: type[Variant]) -> Iterator[str]:
         yield f"{class_line(options)}: the dataclass {cls.__name__}.Options {remedy}"
     try:
         get_type_hints(options)
-    except Exception as error:
+    except CODE_ERRORS as error:
         action = f"a type of {cls.__name__}.Options"
         yield describe(error, action, [], options)
 
@@ -143,7 +143,7 @@ def _import(axis: str, file: Path) -> ModuleType:
         if file.is_relative_to(SHIPPED):
             return importlib.import_module(f"variants.{axis}.{file.stem}")
         return _import_by_path(name, file)
-    except (Exception, SystemExit) as error:
+    except CODE_ERRORS as error:
         sys.modules.pop(name, None)
         problem = describe(error, f"the import of {file.name}", [file])
         raise VariantError([f"{problem}; correct the file"]) from error

@@ -9,7 +9,7 @@ from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
 from harness.results.records.comparisons import BaselineComparison
 from harness.results.records.entries import EntryMetrics, EquivalenceStatus
-from harness.results.records.estimates import Difference, Ratio
+from harness.results.records.estimates import Difference, Median, Ratio
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
@@ -57,10 +57,18 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         flops_per_token=flops_per_token,
         flops_source=None if first.imported else "counted" if is_counted else "formula",
         peak_flops=peak,
-        mfu=flops_per_token * tokens_per_s.median / peak
-        if flops_per_token and tokens_per_s and peak
-        else None,
+        mfu=_mfu(flops_per_token, tokens_per_s, peak),
+        mfu_full_attention=_mfu(first.full_attention_flops_per_token, tokens_per_s, peak),
     )
+
+
+def _mfu(
+    flops_per_token: float | None, tokens_per_s: Median | None, peak: float | None
+) -> float | None:
+    """Return the fraction of the peak FLOP/s that these FLOPs use; None if anything is unknown."""
+    if not flops_per_token or not tokens_per_s or not peak:
+        return None
+    return flops_per_token * tokens_per_s.median / peak
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:

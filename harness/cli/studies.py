@@ -57,12 +57,14 @@ def study_name(text: str) -> str:
     Raises:
         UserError: the file cannot be read, or states no name; or the name is none.
     """
+    from harness.results.files import check_regular
     from harness.results.manage import check_study_name
 
     if not text.endswith(".toml"):
         return check_study_name(text)
     try:
-        name = tomllib.loads(Path(text).read_text(encoding="utf-8"))["study"]["name"]
+        check_regular(Path(text))
+        name = tomllib.loads(Path(text).read_text(encoding="utf-8-sig"))["study"]["name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{text}: cannot read study.name: {error}") from error
     return check_study_name(str(name))

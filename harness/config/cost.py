@@ -26,6 +26,7 @@ from harness.results.records import (
 )
 from harness.training.averaging import with_average
 from variants.base import ModelShape
+from variants.errors import CODE_ERRORS
 from variants.parameters import FP32_BYTES
 
 
@@ -90,7 +91,7 @@ class CostEstimator:
         try:
             fractions = parallelism.memory_fractions(cost.model)
             predicted = predicted_bytes(cost.model, optimizer, parallelism)
-        except Exception as error:
+        except CODE_ERRORS as error:
             failure = describe_failure(error, "memory_fractions", type(parallelism))
             raise UserError(failure) from error
         need = MemoryNeed(

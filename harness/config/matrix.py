@@ -26,6 +26,7 @@ from harness.config.warm_start import Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.provenance.sources import Sources
+from harness.results.files import absolute
 from harness.results.records import (
     LookPlan,
     ModelSettings,
@@ -110,7 +111,7 @@ def load(
 
 def _expand(file: StudyFile, path: Path) -> Matrix:
     """Return the matrix of a study file; its `axes` collect the problems."""
-    folders = [(path.parent / folder).resolve() for folder in file.study.variant_paths]
+    folders = [absolute(path.parent / folder) for folder in file.study.variant_paths]
     axes = Axes(str(path), folders)
     variant_paths = [str(folder) for folder in folders]
     resolver = EntryResolver(file, axes, variant_paths)

@@ -26,7 +26,7 @@ from harness.study.settings import Changes, Settings, place_of
 from harness.training.optimizer import decay_steps
 from variants import registry
 from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
-from variants.errors import class_line
+from variants.errors import CODE_ERRORS, class_line
 from variants.parameters import FP32_BYTES, OptimizerDefaults
 from variants.validation import divisors
 
@@ -278,7 +278,7 @@ def _check_positionals(
         options = positional.Options(**entry["positional"].options)
         try:
             reasons = [*positional.check_rotary(width, options).values()]
-        except Exception as error:
+        except CODE_ERRORS as error:
             reasons = [describe_failure(error, "check_rotary", positional)]
         for reason in reasons:
             yield Problem(
@@ -370,7 +370,7 @@ def check_parallelism(
         except UserError as error:
             yield from error.problems
             continue
-        except Exception as error:
+        except CODE_ERRORS as error:
             failure = describe_failure(error, "why_unsupported", at_fault)
             yield Problem(f"{location}: axes", failure)
             continue

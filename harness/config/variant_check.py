@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from harness.model.part_check import build_problems, describe_failure
 from variants.base import Attention, ModelShape, Positional, Variant
-from variants.errors import class_line
+from variants.errors import CODE_ERRORS, class_line
 
 
 def option_problems(
@@ -23,7 +23,7 @@ def option_problems(
         return
     try:
         options = cls.Options(**values)
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield "", describe_failure(error, "Options", cls)
         return
     invalid = list(_rejected(cls, options, shape))
@@ -46,5 +46,5 @@ def _rejected(cls: type[Variant], options: object, shape: ModelShape) -> Iterato
             width = cls.rotary_dim(shape, options)
             if not (isinstance(width, int) and width > 0):
                 yield "", f"{class_line(cls)}: `rotary_dim` returns {width!r}; it must be a width"
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield "", describe_failure(error, method, cls)

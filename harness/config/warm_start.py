@@ -14,6 +14,7 @@ from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Trust, Weights, load_weights
+from harness.results.files import absolute
 from harness.study.axes import VariantSelection
 from harness.study.schema_errors import quoted
 from harness.study.settings import Change, RawTable
@@ -60,7 +61,7 @@ def read(
     if init.from_run is not None:
         return _read_run(init.from_run, axes, baseline, resolver)
     try:
-        path = (folder / str(init.from_checkpoint)).resolve()
+        path = absolute(folder / str(init.from_checkpoint))
         return Checkpoint(path, load_weights(path, Trust(folders=axes.paths, remedy=TRUST_REMEDY)))
     except UserError as error:
         for problem in error.problems:

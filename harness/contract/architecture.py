@@ -23,6 +23,7 @@ from variants.base import (
     Part,
     Positional,
 )
+from variants.errors import CODE_ERRORS
 
 VOCABULARY = 31
 SHORT = 24  # tokens of the sequences that are tested at every position
@@ -153,7 +154,7 @@ def _runs(architecture: Architecture, shape: ModelShape) -> bool:
             for parameter in model.parameters():
                 parameter.zero_()
             outputs(model, tokens_of(1, min(SHORT, shape.seq_len)))
-    except Exception:
+    except CODE_ERRORS:
         return False
     return True
 
@@ -204,7 +205,7 @@ def _is_finite(model: GPT, length: int) -> bool:
     try:
         with torch.no_grad():
             return bool(outputs(model, tokens_of(2, length)).isfinite().all())
-    except Exception:
+    except CODE_ERRORS:
         return True
 
 

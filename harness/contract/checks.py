@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.contract.violation import Violation, raised
+from variants.errors import CODE_ERRORS
 
 
 class SkipCheck(Exception):
@@ -45,7 +46,7 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
             continue
-        except Exception as error:
+        except CODE_ERRORS as error:
             violations = [raised(check.name, error)]
         if violations:
             failed.add(check.name)

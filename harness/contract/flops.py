@@ -30,6 +30,7 @@ from harness.model.builder import VariantLayers
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants.base import Attention, FeedForward, ModelShape, NoOptions, Positional
+from variants.errors import CODE_ERRORS
 
 TOLERANCE = 0.05
 LENGTH = 128  # tokens of the sequences in which visible keys are measured, or beyond the window
@@ -103,7 +104,7 @@ def _count(architecture: Architecture, shape: ModelShape) -> ModelFlops:
     counter = AttentionCounter(architecture, shape)
     try:
         executed = _by_module(model, shape.seq_len)
-    except Exception:  # a model that depends on values: its parts are counted one by one
+    except CODE_ERRORS:  # a model that depends on values: its parts are counted one by one
         executed = {}
     parts = []
     hidden_pairs = 0.0  # FLOPs that attention executes, but that are not required
@@ -147,7 +148,7 @@ def _flops(module: nn.Module, *inputs: Tensor | nn.Module) -> float:
     """Return the executed FLOPs on the meta device, or on the CPU if they depend on values."""
     try:
         return _counted(module, inputs)
-    except Exception:
+    except CODE_ERRORS:
         module = copy.deepcopy(module).to_empty(device="cpu")
         fill_with_noise(module, seed=0)
         generator = torch.Generator().manual_seed(3)

@@ -21,7 +21,7 @@ from harness.model.gpt import GPT
 from harness.model.initialization import UndeclaredError
 from harness.probes.activations import Activations
 from variants.base import ModelShape, Part
-from variants.errors import class_line
+from variants.errors import CODE_ERRORS, class_line
 
 ROUNDED = (torch.float32, torch.bfloat16)
 # fp8 is checked as bf16, in which all but the linear layers compute.
@@ -79,7 +79,7 @@ def has_wrong_outputs(model: GPT, length: int, precision: str = "fp32") -> list[
     try:
         with hooked(model, check), _rotation_types(model, violations), autocast, seeded():
             losses = model(tokens, tokens.roll(-1, 1))
-    except Exception:
+    except CODE_ERRORS:
         if not violations:  # a wrong output raises an exception in another module
             raise
     if not violations and losses.dtype != torch.float32:
@@ -347,7 +347,7 @@ def memory_is_unknown(model: GPT, length: int) -> list[Violation]:
     try:
         with Activations(model) as activations:
             model(tokens, tokens)
-    except Exception as error:
+    except CODE_ERRORS as error:
         message = f"memory cannot be predicted: {type(error).__name__}: {error}"
         return [Violation("memory", message, line_of(error), fatal=False)]
     assert activations.saved_bytes > 0

@@ -26,13 +26,13 @@ class Violation:
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-def raised(check: str, error: Exception) -> Violation:
+def raised(check: str, error: BaseException) -> Violation:
     """Return the violation that an exception is, with the line of the variant that raised it."""
     message = f"{type(error).__name__}: {error}".removesuffix(": ")
     return Violation(check, message, line_of(error))
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: BaseException) -> str:
     """Return file and line of the innermost frame outside of torch and this package, or ""."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if "site-packages" not in frame.filename and not frame.filename.startswith(LIBRARIES):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.data import formats
 from harness.errors import Problem, UserError
+from harness.results.files import absolute
 
 MAX_LISTED = 5  # names of files in a message
 # Parts of a file's name, between its digits and punctuation, that state its split.
@@ -63,7 +64,7 @@ def find_files(name: str, folder: Path, patterns: Patterns, place: str) -> Corpu
             raise UserError([Problem(place, f"'{name}': matches no file ({path.absolute()})")])
     else:
         message = (
-            f"'{name}': no such file ({path.resolve()}); allowed: a file, a folder, a glob, "
+            f"'{name}': no such file ({absolute(path)}); allowed: a file, a folder, a glob, "
             "hf:OWNER/NAME, and in a study tinyshakespeare or synthetic"
         )
         raise UserError([Problem(place, message)])

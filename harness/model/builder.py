@@ -22,7 +22,7 @@ from variants.base import (
     Positional,
     Variant,
 )
-from variants.errors import describe
+from variants.errors import CODE_ERRORS, describe
 from variants.parameters import OptimizerDefaults
 
 VariantT = TypeVar("VariantT", bound=Variant)
@@ -99,7 +99,7 @@ class ModelBuilder(VariantLayers):
         try:
             with torch.device("meta"):
                 return GPT(self.shape, self, self.separator)
-        except Exception as error:
+        except CODE_ERRORS as error:
             raise UserError(self.describe(error, f"the model of {self.names}")) from error
 
     def describe(self, error: BaseException, action: str) -> str:

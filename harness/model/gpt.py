@@ -22,7 +22,7 @@ from harness.results.records.settings import Recompute
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import Linear, linear
 
-MAX_LOGITS = 2**25  # in a forward pass without gradients, whose logits are of no use afterwards
+MAX_LOGITS = 2**25  # in a forward pass without gradients, which has no use for all at once
 
 
 class LayerFactory(Protocol):
@@ -233,8 +233,14 @@ class GPT(nn.Module):
         return token_losses(logits_BTV.to(dtype), targets_BT, objective)
 
     def _losses_without_gradient(self, hidden_NC: Tensor, targets_N: Tensor) -> Tensor:
+        """Return the losses.
+
+        There are at most as many logits at once as those of one training sequence, the smallest
+        micro-batch: no setting of the training may change the shapes, and so the rounding.
+        """
+        max_tokens = min(self.shape.seq_len, max(1, MAX_LOGITS // self.shape.vocab_size))
         losses = []
-        for chunk in chunks(len(targets_N), max(1, MAX_LOGITS // self.shape.vocab_size)):
+        for chunk in chunks(len(targets_N), max_tokens):
             logits_NV = self._project(hidden_NC[chunk])
             logits_NV = logits_NV.to(at_least_fp32(logits_NV.dtype))
             losses.append(F.cross_entropy(logits_NV, targets_N[chunk], reduction="none"))

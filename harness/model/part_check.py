@@ -19,7 +19,7 @@ from variants.base import (
     Part,
     Variant,
 )
-from variants.errors import class_line, describe
+from variants.errors import CODE_ERRORS, class_line, describe
 from variants.parameters import OptimizerDefaults, ParameterInfo, TrainedParameter
 
 
@@ -38,7 +38,7 @@ def build_problems(cls: type[Any], options: object, shape: ModelShape) -> Iterat
         try:
             with torch.device("meta"):
                 part = cls(shape, options, *arguments)
-        except Exception as error:
+        except CODE_ERRORS as error:
             problems[describe_failure(error, "__init__", cls)] = None
             break
         assert isinstance(part, Part)
@@ -46,7 +46,7 @@ def build_problems(cls: type[Any], options: object, shape: ModelShape) -> Iterat
     yield from problems
 
 
-def describe_failure(error: Exception, method: str, cls: type[Variant]) -> str:
+def describe_failure(error: BaseException, method: str, cls: type[Variant]) -> str:
     """Return the line where a method of a variant failed, and the exception."""
     action = f"`{method}` of {cls.__name__}"
     return describe(error, action, [Path(inspect.getfile(cls))], cls)
@@ -62,7 +62,7 @@ def _part_problems(part: Part, shape: ModelShape) -> Iterator[str]:
             flops = part.flops_per_token()
         else:
             return
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield describe_failure(error, "flops_per_token", type(part))
         return
     if not (isinstance(flops, int | float) and math.isfinite(flops) and flops >= 0):
@@ -78,7 +78,7 @@ def _initial_value_problems(part: Part) -> Iterator[str]:
     except UndeclaredError as error:
         yield f"{place}: {error}"
         return
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield describe_failure(error, "init_specs", type(part))
         return
     shapes = {name: parameter.shape for name, parameter in part.named_parameters()}
@@ -116,7 +116,7 @@ def _parallelism_problems(cls: type[Parallelism], options: object) -> Iterator[s
         n_processes = parallelism.world_size
         n_groups = parallelism.data_parallel_size
         n_devices = parallelism.n_devices
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield describe_failure(error, "__init__", cls)
         return
     place = class_line(cls)
@@ -157,7 +157,7 @@ def _optimizer_problems(cls: type[Optimizer], options: object) -> Iterator[str]:
         method = "state_bytes"
         sizes = [optimizer.state_bytes(parameter.info) for parameter in parameters]
         n_bytes: object = sum(size.sharded + size.replicated for size in sizes)
-    except Exception as error:
+    except CODE_ERRORS as error:
         yield describe_failure(error, method, cls)
         return
     if not (isinstance(n_bytes, int | float) and math.isfinite(n_bytes) and n_bytes >= 0):

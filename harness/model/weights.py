@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.errors import Problem, StoreError, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.results.files import FormError, parse_record, read_json, write_json
+from harness.results.files import FormError, check_regular, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
@@ -284,6 +284,7 @@ def read_weights_file(file: Path) -> Tensors:
         UserError: it is truncated, is not a weights file, or would run code.
     """
     try:
+        check_regular(file)
         if file.suffix == ".safetensors":
             return load_file(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ from harness.contract.checks import CheckResult
 from harness.contract.optimizer import optimizer_results
 from harness.contract.variant import run_all
 from harness.errors import UserError, choices
+from harness.results.files import absolute
 from variants import registry
 from variants.base import AXES, ModelShape
 
@@ -24,7 +25,7 @@ def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
     Raises:
         UserError: the file is missing or invalid, or an option is; it names every problem.
     """
-    file = path.resolve()
+    file = absolute(path)
     axis = file.parent.name
     if axis not in AXES or not file.is_file():
         form = f"must be the file AXIS/NAME.py of a variant; {choices(axis, AXES)}"

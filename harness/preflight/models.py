@@ -16,7 +16,7 @@ from harness.preflight.cache import Cache, Outcome
 from harness.results.records import RunSpec
 from variants import registry
 from variants.base import AXES, ModelShape, is_part
-from variants.errors import SHIPPED
+from variants.errors import CODE_ERRORS, SHIPPED
 
 QUIET_S = 2.0  # checks that take longer report their progress
 CAUSALITY = "causality"  # the check that a study may permit to fail
@@ -106,7 +106,7 @@ def _check(spec: RunSpec) -> Outcome:
             return Outcome(results)
         try:
             flops = count_flops(architecture, shape)
-        except Exception:  # it is a violation in `results`
+        except CODE_ERRORS:  # it is a violation in `results`
             return Outcome(results)
     return Outcome(results, flops.counted if flops.differs else None)
 

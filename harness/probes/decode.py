@@ -17,6 +17,7 @@ from harness.probes.timer import Timer
 from harness.probes.whole_model import whole_model
 from harness.results.records import DecodeRecord, RunSpec
 from variants.base import Cache
+from variants.errors import CODE_ERRORS
 
 N_WARMUP = 2
 N_PREFILLS = 5
@@ -51,7 +52,7 @@ def _measure(model: GPT, batch: int, length: int, dtype: torch.dtype) -> DecodeR
             return _time(model, batch, length, dtype)
         except NotImplementedError as error:
             reason = str(error)
-        except Exception as error:
+        except CODE_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             reason = "out of memory"

@@ -9,6 +9,7 @@ from harness.model.gpt import GPT
 from harness.probes.memory import is_out_of_memory
 from harness.probes.validation import ValidationWindows
 from harness.results.records import LengthRecord, RunSpec
+from variants.errors import CODE_ERRORS
 
 MAX_BINS = 1024  # of positions; shorter sequences have one bin per position
 
@@ -37,7 +38,7 @@ def _measure(
     windows = ValidationWindows(spec, context, length)
     try:
         loss_T = _loss_by_position(model, windows, context, length)
-    except Exception as error:
+    except CODE_ERRORS as error:
         # With several ranks the others may wait in a collective of the model.
         if context.world_size > 1 or not is_out_of_memory(error):
             raise

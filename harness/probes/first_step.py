@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.probes.activations import Activations, held_bytes
+from harness.probes.allocator import AllocatorPeaks
 
 ATTENTION_OPERATOR = "_scaled_dot_product"
 _aten = torch.ops.aten
@@ -37,12 +38,16 @@ class FirstStep:
 
     Afterwards: `flops` (executed by this rank; a causal kernel counts the full square), `kernels`
     (names of the attention kernels; `math` if no fused kernel ran), `parameter_bytes` and
-    `gradient_bytes` (at the optimizer step) and `activations`.
+    `gradient_bytes` (at the optimizer step) and `activations`. The peak of training in `peaks`
+    begins after the step.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, peaks: AllocatorPeaks
+    ) -> None:
         self._model = model
         self._optimizer = optimizer
+        self.peaks = peaks
         self.activations = Activations(model)
         self.flops = 0
         self.kernels: list[str] = []
@@ -66,8 +71,7 @@ class FirstStep:
         operators = {str(operator).removeprefix("aten.") for operator in counts}
         attention = {name for name in operators if ATTENTION_OPERATOR in name}
         self.kernels = sorted(name for name in attention if "backward" not in name) or ["math"]
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()  # the run's peak excludes the probe's memory
+        self.peaks.restart()  # the run's peak excludes the probe's memory
 
     def record_parameters(self, *_: object) -> None:
         """Record the bytes of parameters and gradients at the beginning of the optimizer step."""

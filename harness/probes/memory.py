@@ -31,7 +31,6 @@ OUT_OF_MEMORY = (
 def measure_memory(
     optimizer: torch.optim.Optimizer,
     first_step: FirstStep,
-    device: torch.device,
     averaged: Sequence[Tensor] = (),
     recomputed: int = 0,
 ) -> RankMemory:
@@ -39,22 +38,25 @@ def measure_memory(
 
     `averaged` is the moving average of the parameters, which counts as optimizer state, and
     `recomputed` the bytes of `recomputed_bytes`, which count as activations.
-    On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a
-    CPU, where the resident set is too noisy, `other` is the gathered parameters, and the peak is
-    the sum of the categories.
+    On CUDA the peak is the allocator's in training, and `other` is the part of it outside the
+    categories. On a CPU, where the resident set is too noisy, `other` is the gathered parameters,
+    and the peak is the sum of the categories.
     """
     parameters = first_step.parameter_bytes
     gradients = first_step.gradient_bytes
     optimizer_state = held_bytes([*_state_tensors(optimizer), *averaged])
     activations = first_step.activations.saved_bytes + recomputed
     known = parameters + gradients + optimizer_state + activations
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
+    peaks = first_step.peaks
+    if peaks.are_measured:
+        peak = peaks.training
+        evaluation_peak = peaks.evaluation
         other = max(0, peak - known)
         resident_peak = None
     else:
         other = first_step.activations.gathered_bytes
         peak = known + other
+        evaluation_peak = None
         resident_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES
     return RankMemory(
         parameters=parameters,
@@ -63,6 +65,7 @@ def measure_memory(
         activations=activations,
         other=other,
         peak=peak,
+        evaluation_peak=evaluation_peak,
         resident_peak=resident_peak,
     )
 

@@ -19,7 +19,7 @@ HALVES: Mapping[EvalWindows, slice] = {
     "tuning": slice(1, None, 2),
     "final": slice(0, None, 2),
 }
-MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
+MAX_TOKENS = 4096  # per forward pass, so that it needs less memory than a training step
 
 
 class WindowLosses(NamedTuple):

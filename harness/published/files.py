@@ -5,8 +5,10 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.model.weights import SAFETENSORS_FILE, Tensors, read_weights_file
+from harness.results.files import check_regular
 
-INDEX_FILE = "model.safetensors.index.json"
+INDEX_SUFFIX = ".index.json"
+INDEX_FILE = f"model.safetensors{INDEX_SUFFIX}"
 PICKLE_FILE = "pytorch_model.bin"
 CONFIG_FILE = "config.json"
 
@@ -31,14 +33,17 @@ def read_tensors(source: Path) -> Tensors:
         source = existing[0]
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder")
-    if not source.name.endswith(".index.json"):
+    if not source.name.endswith(INDEX_SUFFIX):
         return read_weights_file(source)
     weight_map = _read_json(source).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UserError(f"{source}: not an index of shards: has no weight_map")
     tensors: Tensors = {}
-    for shard in sorted({source.parent / str(name) for name in weight_map.values()}):
-        tensors |= read_tensors(shard)
+    for name in sorted({str(name) for name in weight_map.values()}):
+        if name != Path(name).name or name.endswith(INDEX_SUFFIX):
+            message = "must name a file of weights in its own folder"
+            raise UserError(f"{source}: weight_map: {name!r}: {message}")
+        tensors |= read_tensors(source.parent / name)
     return tensors
 
 
@@ -54,8 +59,9 @@ def read_config(source: Path) -> Json:
 
 def _read_json(path: Path) -> Json:
     try:
+        check_regular(path)
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: unreadable: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold a JSON object")

@@ -5,8 +5,10 @@ lines, so that a reader sees the old or the new content. A torn last line, which
 behind, is ignored.
 """
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,6 +19,8 @@ from harness.errors import StoreError
 from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
+# Texts of PyTorch, of safetensors, and of C libraries.
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
 REMEDY = "remove its folder to run that entry again"
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -96,6 +100,38 @@ def _create_in_place(path: Path, content: bytes) -> bool:
     return True
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a write failed for lack of space, or of quota; libraries say so in a text.
+
+    An error that was raised from another one has the cause of that one.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if any(text in str(error) for text in DISK_FULL):
+        return True
+    return error.__cause__ is not None and is_disk_full(error.__cause__)
+
+
+def check_regular(path: Path) -> None:
+    """Check that `path` is a file: to read from a pipe or a device may never end.
+
+    Raises:
+        OSError: it is missing or is something else.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(
+            errno.EINVAL, "must be a regular file, not a folder, pipe or device", str(path)
+        )
+
+
+def absolute(path: Path) -> Path:
+    """Return an absolute path without links, like `Path.resolve`, which fails for a loop of links.
+
+    A loop stays in the path; whatever reads it fails with an `OSError`.
+    """
+    return Path(os.path.realpath(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with `text` as UTF-8."""
     write_bytes(path, text.encode("utf-8"))
@@ -128,6 +164,7 @@ def read_json(path: Path) -> Json:
         StoreError: the file is missing or not a JSON object.
     """
     try:
+        check_regular(path)
         value = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error

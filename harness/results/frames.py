@@ -55,6 +55,12 @@ RUN_COLUMNS = [
     Column("step_s", NUMBER, "median time of the timed steps of the slowest rank, seconds"),
     Column("peak_memory_bytes", INTEGER, "peak memory of the fullest rank, bytes"),
     Column("mfu", NUMBER, "model FLOPs utilization: flops_per_token x tokens_per_s / peak"),
+    Column(
+        "mfu_full_attention",
+        NUMBER,
+        "mfu by the convention of PaLM and nanoGPT: 6 FLOPs for each parameter, and attention to "
+        "all keys of the sequence, 12 n_layer n_embd seq_len",
+    ),
     Column("parameters", INTEGER, "number of parameters"),
     Column(
         "flops_per_token",
@@ -91,7 +97,7 @@ EXAMPLE_COLUMNS = [
     Column("document", "uint64", "first 64 bits of the SHA-256 of the example's document"),
     Column("value", NUMBER, "value of the example"),
 ]
-SPEED_COLUMNS = ("tokens_per_s", "step_s", "mfu")
+SPEED_COLUMNS = ("tokens_per_s", "step_s", "mfu", "mfu_full_attention")
 
 
 def runs(data: Sequence[RunData], levels: Levels) -> pd.DataFrame:
@@ -169,6 +175,9 @@ def _results(run: RunData) -> dict[str, object]:
             peak = run.probes.peak_flops.value if run.probes else None
             if peak and run.flops_per_token is not None:
                 results["mfu"] = run.flops_per_token * tokens_per_s / peak
+            if peak and run.full_attention_flops_per_token is not None:
+                full = run.full_attention_flops_per_token * tokens_per_s / peak
+                results["mfu_full_attention"] = full
     return results
 
 

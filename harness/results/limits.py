@@ -29,7 +29,8 @@ class Limits:
         self._timeout_s = limits.timeout_s
         self._stall_timeout_s = limits.stall_timeout_s
         timeouts = [s for s in (self._timeout_s, self._stall_timeout_s) if s is not None]
-        self._interval_s = min([CHECK_INTERVAL_S, *(s / CHECKS_PER_LIMIT for s in timeouts)])
+        interval_s = min([CHECK_INTERVAL_S, *(s / CHECKS_PER_LIMIT for s in timeouts)])
+        self._interval_s = max(interval_s, MIN_INTERVAL_S)  # a limit may be as short as 1 ns
         self._started = time.monotonic()
         self._checked = self._started
         self._last_activity = run.last_activity()

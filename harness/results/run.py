@@ -17,7 +17,7 @@ from harness.results.records import FailureReason, RunSpec, RunState, RunStatus,
 from harness.results.run_files import RunFiles
 
 # Failures that the environment caused, not the run itself: safe to retry.
-TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost")
+TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost", "disk")
 
 TIMING = ".timing"  # folder of the timing runs of a study, which `Store.runs` leaves out
 

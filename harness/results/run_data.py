@@ -155,6 +155,18 @@ class RunData:
         return None if self.imported else self.known_flops_per_token
 
     @property
+    def full_attention_flops_per_token(self) -> float | None:
+        """The training FLOPs per token by the convention of PaLM and nanoGPT; None if unknown.
+
+        They are 6 for each parameter, and those of attention to all keys of the sequence, also
+        hidden ones: 12 n_layer n_embd seq_len (Chowdhery et al. 2022, appendix B).
+        """
+        if self.imported or self.parameters is None:
+            return None
+        model = self.resolved.model
+        return 6.0 * self.parameters + 12.0 * model.n_layer * model.n_embd * model.seq_len
+
+    @property
     def known_flops_per_token(self) -> float:
         """The training FLOPs per token of a run of this harness.
 

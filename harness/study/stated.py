@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.errors import Problem, UserError
+from harness.results.files import absolute
 from harness.results.records import LookPlan, RunSpec, VariantChoice
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
 from harness.study import matrix, rules, study_file
@@ -226,9 +227,7 @@ def read(path: Path) -> StatedStudy:
     """
     file, problems = study_file.read(path)
     location = str(path)
-    axes = StatedAxes(
-        location, [(path.parent / name).resolve() for name in file.study.variant_paths]
-    )
+    axes = StatedAxes(location, [absolute(path.parent / name) for name in file.study.variant_paths])
     baseline, entries, _ = matrix.expand(file, axes)
     looks, look_problems = plan_looks(file, location, None, has_seeds=False)
     problems += axes.problems

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError
+from harness.results.files import check_regular
 from harness.results.records import (
     AskedQuantity,
     EquivalenceMargin,
@@ -290,7 +291,8 @@ def _remove(raw: RawTable, keys: Sequence[int | str]) -> None:
 
 def _read_toml(path: Path) -> RawTable:
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        return parse_toml(path.read_text(encoding="utf-8-sig"))  # without a byte order mark
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such study file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -312,9 +314,14 @@ def parse_toml(text: str) -> RawTable:
 
 
 def _out_of_range(value: object, keys: tuple[int | str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the key paths of integers that TOML does not allow, and of values nested too deeply."""
+    """Yield the key paths of integers that TOML does not allow, and of values nested too deeply.
+
+    Texts with a NUL are out of range as well: no path has one.
+    """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield key_path(keys), "an integer must be at least -2^63 and less than 2^63"
+    elif isinstance(value, str) and "\0" in value:
+        yield key_path(keys), "must not contain a NUL"
     elif isinstance(value, dict | list) and len(keys) > MAX_DEPTH:
         yield key_path(keys[:3]), f"nested too deeply; allowed: {MAX_DEPTH} tables and lists"
     elif isinstance(value, dict):

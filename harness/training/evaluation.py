@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.data.batches import Tokens
 from harness.distributed.process_group import DistributedContext
+from harness.probes.allocator import AllocatorPeaks
 from harness.probes.timer import Timer
 from harness.probes.validation import ValidationWindows
 from harness.results.plausibility import implausible
@@ -55,7 +56,7 @@ class Evaluation:
     """`evaluate(model, step, train_s, average)` records and returns the validation loss.
 
     `evaluate.loss(model)` returns the loss only. `total_s` is the time of all recorded evaluations,
-    in seconds.
+    in seconds, `peaks` has the memory of evaluations and of what runs between them.
     """
 
     def __init__(self, run: Run, spec: RunSpec, context: DistributedContext) -> None:
@@ -66,6 +67,7 @@ class Evaluation:
         self._token_bytes = np.load(spec.launch.token_bytes)
         self._file = run.eval_file() if context.is_first else None
         self._timer = Timer(context.device)
+        self.peaks = AllocatorPeaks(context.device)
         self.total_s = 0.0
 
     def __call__(
@@ -142,14 +144,15 @@ class Evaluation:
         """Return the sums over all ranks, by the weights of windows, and of each corpus."""
         n_corpora = len(self._spec.launch.mixture)
         sums = [LossSums() for _ in range(1 + n_corpora)]
-        for batch in self._windows.losses(model):
-            losses_BT = batch.losses_BT.cpu()
-            bytes_BT = self._token_bytes[batch.targets_BT.numpy()]
-            bytes_BT[batch.separators_BT] = 0
-            sums[0].add(losses_BT, bytes_BT, batch.weights)
-            for i in range(n_corpora):
-                sums[1 + i].add(losses_BT, bytes_BT, batch.weights * (batch.corpora == i))
-            if self._context.is_first:
-                self._run.touch()
+        with self.peaks.evaluating():
+            for batch in self._windows.losses(model):
+                losses_BT = batch.losses_BT.cpu()
+                bytes_BT = self._token_bytes[batch.targets_BT.numpy()]
+                bytes_BT[batch.separators_BT] = 0
+                sums[0].add(losses_BT, bytes_BT, batch.weights)
+                for i in range(n_corpora):
+                    sums[1 + i].add(losses_BT, bytes_BT, batch.weights * (batch.corpora == i))
+                if self._context.is_first:
+                    self._run.touch()
         values = self._context.sum(*(value for part in sums for value in part.values))
         return [LossSums(*values[i : i + 4]) for i in range(0, len(values), 4)]

@@ -119,7 +119,7 @@ def train(
     )
     evaluate = Evaluation(run, spec, setup.context)
     verify([*spec.launch.train_tokens, *spec.launch.val_tokens])  # again: they have been opened
-    first_step = FirstStep(setup.model, setup.optimizer)
+    first_step = FirstStep(setup.model, setup.optimizer, evaluate.peaks)
     if past.n_done == 0:
         evaluate(setup.model, 0, 0.0, setup.train_step.average)
     else:
@@ -373,9 +373,7 @@ def collect_probes(
     average = setup.train_step.average
     averaged = [] if average is None else list(average.values.values())
     recomputed = _recomputed_bytes(setup)
-    memory = context.gather(
-        measure_memory(setup.optimizer, first_step, context.device, averaged, recomputed)
-    )
+    memory = context.gather(measure_memory(setup.optimizer, first_step, averaged, recomputed))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
     optimizer = setup.builder.optimizer(spec.train)
     predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)

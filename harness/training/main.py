@@ -19,6 +19,7 @@ from harness.provenance.contents import Contents
 from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, owner_of
+from harness.results.files import is_disk_full
 from harness.results.host_memory import host_capacities
 from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
@@ -30,6 +31,7 @@ from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.watch import Watch
+from variants.errors import CODE_ERRORS
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
@@ -72,7 +74,7 @@ def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None
             _train(run, spec, context, watch, stop, started, code)
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
-    except Exception as error:
+    except CODE_ERRORS as error:
         with contextlib.suppress(OSError):  # the disk may be full
             traceback.print_exc()
         _record_failure(run, error, stop)
@@ -181,7 +183,7 @@ def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
     return probes.model_copy(update={"time": run_time})
 
 
-def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
+def _record_failure(run: Run, error: BaseException, stop: StopRequest) -> None:
     """Record why this rank failed, unless the cause is recorded or is not known to this rank.
 
     A rank that lost a peer waits, so that the peer can record why it failed, or what watches the
@@ -203,7 +205,7 @@ def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _explain_memory(run: Run, error: Exception) -> str:
+def _explain_memory(run: Run, error: BaseException) -> str:
     """Return what this rank was predicted to need, what there is, and which settings need less."""
     n_local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
@@ -217,9 +219,11 @@ def _explain_memory(run: Run, error: Exception) -> str:
         return f"the need is unknown ({type(failure).__name__})"
 
 
-def _reason(error: Exception) -> FailureReason:
+def _reason(error: BaseException) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
     if is_out_of_memory(error):
         return "oom"
+    if is_disk_full(error):
+        return "disk"
     return "lost" if is_lost_peer(error) else "error"

@@ -33,6 +33,10 @@ def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
     assert low <= found.tokens_per_s.median <= high
     assert found.peak_memory_bytes == max(rank.peak for run in runs for rank in run.probes.memory)
     assert found.mfu == pytest.approx(1.4e6 * found.tokens_per_s.median / 1e11)
+    model = runs[0].spec.model
+    attention = 12 * model.n_layer * model.n_head * (model.n_embd // model.n_head) * model.seq_len
+    full = 6 * runs[0].probes.parameters + attention
+    assert found.mfu_full_attention == pytest.approx(full * found.tokens_per_s.median / 1e11)
 
 
 def test_the_fullest_rank_counts(fake):
@@ -46,6 +50,7 @@ def test_an_unknown_peak_gives_no_mfu(one_axis):
     one_axis.peak = None
     found = measured(one_axis)["learned-mha-single"]
     assert found.mfu is None and found.peak_flops is None and found.tokens_per_s
+    assert found.mfu_full_attention is None
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running", "pending"])
@@ -63,6 +68,7 @@ def test_a_run_that_is_not_done_gives_no_number(one_axis, status):
         "peak_memory_bytes",
         "memory",
         "mfu",
+        "mfu_full_attention",
     ):
         assert getattr(found, name) is None
 

@@ -200,6 +200,21 @@ def test_fault_is_named_with_its_line_for_every_axis(study, fault):
     assert len(found) == len(places)
 
 
+@pytest.mark.parametrize("fault", [name for name, row in FAULTS.items() if "1 / 0" in row[0]])
+def test_an_exit_in_a_variant_does_not_end_the_command(study, fault):
+    """Its code would be that of the command: 0, with no run trained."""
+    body, axes, line, _ = FAULTS[fault]
+    body = body.replace("1 / 0", "raise SystemExit(0)")
+    places = []
+    for axis in axes:
+        text = FILE.format(axis=axis, base=BASES[axis], body=body)
+        places.append(f"{write(study, axis, text)}:{line}: ")
+    found = messages(study)
+    for place in places:
+        (message,) = [message for message in found if place in message]
+        assert "SystemExit: 0" in message
+
+
 def test_variants_without_a_fault_are_accepted(study):
     load(study)
 

@@ -16,6 +16,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.probes.activations import Activations, held_bytes
+from harness.probes.allocator import AllocatorPeaks
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory
 from harness.probes.peak_flops import peak_flops
@@ -42,7 +43,7 @@ def make(attention="mha", positional="learned", **options):
 def first_step(model, n_micro=1):
     """Run a step as the loop does; return its probe and the optimizer."""
     optimizer = make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8))
-    probe = FirstStep(model, optimizer)
+    probe = FirstStep(model, optimizer, AllocatorPeaks(CPU))
     with probe:
         for _ in range(n_micro):
             tokens = torch.randint(SHAPE.vocab_size, (N_BATCH, SHAPE.seq_len))
@@ -111,7 +112,7 @@ def test_memory_by_category_of_a_tiny_model():
     n = sum(parameter.numel() for parameter in model.parameters())
     n_tensors = len(list(model.parameters()))
     probe, optimizer = first_step(model)
-    memory = measure_memory(optimizer, probe, CPU)
+    memory = measure_memory(optimizer, probe)
     assert memory.parameters == memory.gradients == 4 * n
     assert memory.optimizer == 2 * 4 * n + 4 * n_tensors  # two moments, and a step count for each
     assert memory.activations == probe.activations.saved_bytes > 0
@@ -120,6 +121,38 @@ def test_memory_by_category_of_a_tiny_model():
         getattr(memory, key) for key in ("parameters", "gradients", "optimizer", "activations")
     )
     assert 10**7 < memory.resident_peak < 10**11, "bytes, not KiB"
+    assert memory.evaluation_peak is None
+
+
+def test_peaks_of_training_and_evaluation_are_apart(monkeypatch):
+    """The tensors of an evaluation, or of a probe, are not the memory that training needs."""
+    peak = 0
+
+    def use(size):
+        nonlocal peak
+        peak = max(peak, size)
+
+    def reset(device):
+        nonlocal peak
+        peak = 0
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    model = make()
+    optimizer = make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8))
+    peaks = AllocatorPeaks(torch.device("cuda"))
+    probe = FirstStep(model, optimizer, peaks)
+    use(500)  # initialization
+    with peaks.evaluating():
+        use(600)
+    with probe:
+        use(700)
+    use(400)
+    with peaks.evaluating():
+        use(900)
+    use(300)
+    memory = measure_memory(optimizer, probe)
+    assert (memory.peak, memory.evaluation_peak, memory.resident_peak) == (400, 900, None)
 
 
 def test_gradients_are_counted_before_zero_grad():
@@ -209,7 +242,8 @@ def test_only_the_first_step_runs_uncompiled():
         return F.relu(x) * 2
 
     model = nn.Linear(2, 2)
-    probe = FirstStep(model, make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8)))
+    optimizer = make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8))
+    probe = FirstStep(model, optimizer, AllocatorPeaks(CPU))
     with probe:
         double(torch.ones(1, 2))
     assert not seen

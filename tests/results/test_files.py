@@ -1,5 +1,6 @@
 """A crash in the middle of a write loses no result, and a damaged file is named."""
 
+import errno
 import math
 import os
 
@@ -9,6 +10,7 @@ from synthetic_results import step_record
 from harness.errors import StoreError
 from harness.results.files import (
     JsonLinesWriter,
+    is_disk_full,
     read_json,
     read_lines,
     read_record,
@@ -133,3 +135,22 @@ def test_a_torn_last_line_is_passed_over(tmp_path, torn):
 
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "x"), True),
+        (OSError(errno.EDQUOT, "x"), True),
+        (ValueError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("unexpected pos 704 vs 598"), True),
+        (OSError(errno.EACCES, "x"), False),
+        (ValueError("no space"), False),
+    ],
+)
+def test_a_full_disk_is_not_an_error_of_the_run(error, expected):
+    """`--retry-failed` would discard its checkpoints."""
+    assert is_disk_full(error) is expected
+    wrapped = RuntimeError("a state cannot be written")
+    wrapped.__cause__ = error
+    assert is_disk_full(wrapped) is expected

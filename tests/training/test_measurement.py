@@ -3,7 +3,9 @@
 If these failed, two entries with the same weights could get a verdict on their losses.
 """
 
+import numpy as np
 import pytest
+from peak_memory import LiveBytes
 from tiny_run import SEQ_LEN, tiny_spec
 
 from harness.analysis.comparability import compare_losses
@@ -116,3 +118,27 @@ def test_the_last_evaluation_is_that_of_the_last_step(tmp_path, ranks, spec):
         assert line.step == other.train.steps
         losses.add(line.val_loss)
     assert len(losses) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss_chunk": 4, "recompute": "block"}], ids=str)
+def test_evaluation_needs_less_memory_than_training(tmp_path, spec, ranks, settings):
+    """With GPT-2's vocabulary, logits of an evaluation's windows may exceed all of the training."""
+    vocab_size = 50_257
+    train = spec.train.model_copy(update={"micro_batch_size": 1, **settings})
+    model = spec.model.model_copy(update={"vocab_size": vocab_size})
+    spec = spec.model_copy(update={"train": train, "model": model})
+    np.save(spec.launch.token_bytes, np.ones(vocab_size, dtype=np.int64))
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.create(spec)
+    with LiveBytes() as memory:
+        setup = loop.set_up(run, spec, ranks)
+        evaluation = loop.Evaluation(run, spec, ranks)
+        setup.train_step(0)  # makes the optimizer's state
+        peaks = []
+        for measured in (lambda: setup.train_step(1), lambda: evaluation.loss(setup.model)):
+            memory.peak = memory.now
+            measured()
+            peaks.append(memory.peak)
+    training, evaluating = peaks
+    assert evaluating < training

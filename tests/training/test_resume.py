@@ -347,6 +347,7 @@ def test_best_checkpoint_is_the_best_of_all_attempts(tmp_path, ranks):
         ("failed", "killed", True),
         ("failed", "timeout", True),
         ("failed", "oom", True),
+        ("failed", "disk", True),
         ("failed", "nan", False),
         ("failed", "error", False),
         ("done", None, False),

@@ -40,8 +40,9 @@ SCALING_METHOD = (
     "(strong scaling). Processes beyond the number of physical cores share cores."
 )
 MEMORY_METHOD = (
-    "MiB of the fullest rank. The peak is the allocator's on CUDA, the sum of the categories on a "
-    "CPU. The resident peak is that of the whole process."
+    "MiB of the fullest rank. The peak is the allocator's in training on CUDA, the sum of the "
+    "categories on a CPU. The peak of evaluations is on CUDA only. The resident peak is that of "
+    "the whole process."
 )
 MEMORY_PREDICTION = (
     "In theory a rank holds its shard of the parameters and of the gradients, 4 bytes each, and of "
@@ -163,7 +164,10 @@ def memory(summary: Summary, charts: Charts) -> Iterator[Block]:
     if ranks.empty:
         return
     columns = [text_column("entry")]
-    for name in (*CATEGORIES, "peak", "resident_peak"):
+    shown = [*CATEGORIES, "peak", "resident_peak"]
+    if ranks["evaluation_peak"].notna().any():
+        shown.insert(-1, "evaluation_peak")
+    for name in shown:
         columns.append(number_column(name.replace("_", " "), name, formatting.mib))
     fullest = of_shown(summary, ranks.loc[ranks.groupby("entry", sort=False)["peak"].idxmax()])
     yield from chart_blocks(charts, "memory")

@@ -1,6 +1,6 @@
 """All candidates: results, verdicts against the baseline, and costs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from harness.analysis.dataset import Entry
@@ -139,7 +139,8 @@ def _results(summary: Summary) -> Table:
         Column("tokens/s", tokens_per_s),
         Column("step, ms", step_ms),
         number_column("peak memory, MiB", "peak_memory_bytes", formatting.mib),
-        Column("MFU", _mfu),
+        Column("MFU", _mfu("mfu")),
+        Column("MFU, full attention", _mfu("mfu_full_attention")),
         number_column("parameters", "parameters"),
     ]
     frame = summary.tables["entries"]
@@ -154,8 +155,8 @@ def _speed(record: Record, shown: str) -> str:
     return NO_SPEED if record["equivalence"] == DIVERGES else shown
 
 
-def _mfu(record: Record) -> str:
-    return _speed(record, formatting.number(record["mfu"], formatting.percent))
+def _mfu(name: str) -> Callable[[Record], str]:
+    return lambda record: _speed(record, formatting.number(record[name], formatting.percent))
 
 
 def _is_interrupted(entry: Entry) -> bool:

@@ -127,7 +127,8 @@ def _columns(summary: Summary, collapsed: Sequence[str]) -> Iterator[tuple[Entry
         EntryColumn("parameters", "parameters", shown=True),
         _number("parameters", formatting.whole),
     )
-    yield EntryColumn("mfu", "MFU"), _mfu
+    yield EntryColumn("mfu", "MFU"), _mfu("mfu")
+    yield EntryColumn("mfu_full_attention", "MFU, full attention"), _mfu("mfu_full_attention")
     yield EntryColumn("equivalence", "equivalence", numeric=False), _equivalence
     for metric, title in superiority.titles(study.superiority).items():
         words = superiority.words(summary, metric)
@@ -260,10 +261,14 @@ def _number(name: str, show: Show) -> Cell:
     return cell
 
 
-def _mfu(row: _Row) -> EntryCell:
-    if row.record["equivalence"] == DIVERGES:
-        return EntryCell(NO_SPEED)
-    return EntryCell(formatting.number(row.record["mfu"], formatting.percent), row.record["mfu"])
+def _mfu(name: str) -> Cell:
+    def cell(row: _Row) -> EntryCell:
+        if row.record["equivalence"] == DIVERGES:
+            return EntryCell(NO_SPEED)
+        value: Value = row.record[name]
+        return EntryCell(formatting.number(row.record[name], formatting.percent), value)
+
+    return cell
 
 
 def _equivalence(row: _Row) -> EntryCell:

@@ -67,6 +67,11 @@ class EntryMetrics(StrictModel):
     mfu: Number | None = Field(
         description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
     )
+    mfu_full_attention: Number | None = Field(
+        default=None,
+        description="mfu by the convention of PaLM and nanoGPT: 6 FLOPs for each parameter, and "
+        "attention to all keys of the sequence, 12 n_layer n_embd seq_len",
+    )
     unstable_seeds: list[int] = Field(
         default=[], description="seeds of the runs with a loss spike or an outlier in `spikes`"
     )
@@ -133,8 +138,8 @@ class TaskScore(StrictModel):
     )
     over: Sampled | None = Field(
         default=None,
-        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: the "
-        "verdict is about these models only), or `seeds and examples`; null without a test",
+        description="sources of variance that the interval covers: `seeds`, `examples` (one seed: "
+        "the verdict is about these models only), or `seeds and examples`; null without a test",
     )
     p: Number | None = Field(default=None, description="p-value of this difference by itself")
     p_adjusted: Number | None = Field(

@@ -33,7 +33,13 @@ class RankMemory(StrictModel):
         description="the rest, bytes; on a CPU: parameters that sharding gathers during a pass"
     )
     peak: Positive = Field(
-        description="peak, bytes: the allocator's on CUDA, else the sum of the categories"
+        description="peak, bytes: the allocator's in training on CUDA, else the sum of the "
+        "categories"
+    )
+    evaluation_peak: Count | None = Field(
+        default=None,
+        description="peak of the allocator in evaluations, bytes; null on a CPU and in older "
+        "files, whose `peak` includes evaluations",
     )
     resident_peak: Count | None = Field(
         default=None, description="peak resident set size of the whole process, bytes; null on CUDA"

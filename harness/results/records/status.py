@@ -10,7 +10,7 @@ from harness.results.records.base import Count, Finite, Positive, StrictModel, T
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 ENDED: Sequence[RunState] = ("done", "failed")  # states of a run that is not resumed
 Timing = Literal["exclusive", "shared"]
-FailureReason = Literal["oom", "nan", "timeout", "killed", "lost", "error"]
+FailureReason = Literal["oom", "nan", "timeout", "killed", "lost", "disk", "error"]
 
 
 class Owner(StrictModel):
@@ -31,7 +31,8 @@ class RunStatus(Versioned):
     status: RunState = Field(description="`pending`, `running`, `done`, `failed` or `interrupted`")
     reason: FailureReason | None = Field(
         default=None,
-        description="cause of a failure or interruption: oom, nan, timeout, killed, lost or error",
+        description="cause of a failure or interruption: oom, nan, timeout, killed, lost, disk (it "
+        "is full) or error",
     )
     message: str | None = Field(default=None, description="one line that explains the reason")
     started_at: Time | None = Field(
