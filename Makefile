@@ -41,7 +41,7 @@ bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=p
 		--benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
-gpu: $(installed)  ## run the tests that need an NVIDIA GPU; 4 minutes on an H100
+gpu: $(installed)  ## run the tests that need an NVIDIA GPU
 	@$(bin)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and \
 		"gpu: PyTorch finds no NVIDIA GPU on this machine; no test is run")'
 	@$(pytest) -m cuda --durations=8

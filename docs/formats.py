@@ -209,8 +209,9 @@ Each is meant for at most four minutes on one H100. `make docs` then writes this
 the median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
 
 """
-NO_FIGURES = """No figures have been measured yet. On a CPU, the tests cover the choice of the
-kernels, the masks and the code that measures.
+NO_FIGURES = """No figures have been measured yet, and no test that needs a GPU has run on one.
+On a CPU, the tests cover the choice of the kernels, the masks, compiled layers and the code that
+measures.
 """
 
 

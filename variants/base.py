@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from variants.conversion import ConvertedTensor
-from variants.linear import linear_flops
+from variants.linear import Linear, linear_flops
 from variants.parameters import OptimizerDefaults, ParameterInfo, StateBytes, TrainedParameter
-from variants.tensor_parallel import ShardSpec, TensorParallelPlan
+from variants.tensor_parallel import ShardSpec, TensorParallelPlan, VocabularyShard
 
 Precision = Literal["fp32", "bf16", "fp8"]
+Recompute = Literal["none", "attention", "block"]
 OptionsT = TypeVar("OptionsT", default=Any)
 GPT2_INIT_STD = 0.02  # of embeddings and linear layers (Radford et al. 2019, 2.3)
 
@@ -311,13 +312,32 @@ class FeedForward(Part[OptionsT]):
         return linear_flops(self)
 
 
+class LanguageModel(nn.Module):
+    """The model, as far as a parallelism knows it.
+
+    `wte` is the token embedding, `lm_head` the output projection, None if it is the embedding.
+    """
+
+    shape: ModelShape
+    wte: nn.Embedding
+    lm_head: Linear | None
+
+    # Set by tensor parallelism: this rank's tokens, and the shards of both matrices.
+    vocabulary: VocabularyShard | None = None
+    shards: Mapping[str, ShardSpec] = {}
+
+
 @dataclass(frozen=True)
 class StepShape:
-    """One training step of a rank: precision, number of micro-batches, and sequences in each."""
+    """One training step of a rank: precision, number of micro-batches, and sequences in each.
+
+    The backward pass computes again what `recompute` names: every attention or every block.
+    """
 
     precision: Precision
     n_micro_batches: int
     micro_batch_size: int
+    recompute: Recompute = "none"
 
 
 class ProcessOptions(Protocol):

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,28 @@ class TensorParallelPlan:
     row_parallel: Sequence[str] = ()
     replicated: Sequence[str] = ()
     shards: Mapping[str, ShardSpec] = field(default_factory=dict)
+
+
+class VocabularyShard(Protocol):
+    """The tokens whose rows of the embedding and of the output projection this rank holds.
+
+    Together the processes of a group hold each of the `size` tokens once. Only `share` is
+    differentiable.
+    """
+
+    @property
+    def tokens(self) -> range:
+        """Return the consecutive tokens of this rank."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of tokens of all ranks."""
+
+    def share(self, hidden: Tensor) -> Tensor:
+        """Return the input of the output projection; sum its gradients over the processes."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over the processes."""
+
+    def max(self, values: Tensor) -> Tensor:
+        """Return the maximum over the processes."""

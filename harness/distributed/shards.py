@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.torch_internals import local_chunk, storageless
-from variants.base import Part
+from variants.base import LanguageModel, Part
 from variants.dtensor import local
 from variants.tensor_parallel import ShardSpec
 
@@ -30,7 +30,7 @@ def shard_specs(model: nn.Module) -> dict[str, ShardSpec]:
     """Return, by parameter name, how the parameters that tensor parallelism divides are sharded."""
     specs = {}
     for path, module in model.named_modules():
-        if isinstance(module, Part):
+        if isinstance(module, Part | LanguageModel):
             for name, spec in module.shards.items():
                 specs[f"{path}.{name}".lstrip(".")] = spec
     return specs

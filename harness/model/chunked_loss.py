@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from harness.model.loss import Objective, at_least_fp32
 from harness.model.precision import product_dtype
+from harness.model.sharded_loss import logit_gradients
+from variants.tensor_parallel import VocabularyShard
 
 
 def chunks(n_tokens: int, max_tokens: int) -> Iterator[slice]:
@@ -32,17 +34,19 @@ def chunked_token_losses(
     targets_BT: Tensor,
     objective: Objective,
     max_tokens: int,
+    vocabulary: VocabularyShard | None = None,
 ) -> Tensor:
     """Return `token_losses` of the logits hidden W^T, computed `max_tokens` rows at a time.
 
     The forward pass also computes the gradients with respect to `hidden` and `weight` as if those
     of all losses were 1: otherwise logits would be stored, or computed twice. The backward pass
     scales them by the gradient of the losses, and computes them again if the losses' gradients
-    differ.
+    differ. With a sharded `vocabulary`, W has the rows of this rank's tokens, and the gradient with
+    respect to `hidden` is that of their logits.
     """
     hidden_NC = hidden_BTC.flatten(0, 1)
     targets_N = targets_BT.flatten()
-    losses_N = _chunked_losses(hidden_NC, weight_VC, targets_N, objective, max_tokens)
+    losses_N = _chunked_losses(hidden_NC, weight_VC, targets_N, objective, max_tokens, vocabulary)
     return losses_N.view_as(targets_BT)
 
 
@@ -55,15 +59,16 @@ class _ChunkedLosses(torch.autograd.Function):
         targets_N: Tensor,
         objective: Objective,
         max_tokens: int,
+        vocabulary: VocabularyShard | None,
     ) -> Tensor:
-        ctx.settings = (objective, max_tokens, product_dtype(weight_VC))
+        ctx.settings = (objective, max_tokens, product_dtype(weight_VC), vocabulary)
         losses_N, *gradients = _losses_and_gradients(hidden_NC, weight_VC, targets_N, *ctx.settings)
         ctx.save_for_backward(hidden_NC, weight_VC, targets_N, *gradients)
         return losses_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         (grad_N,) = grads
         hidden_NC, weight_VC, targets_N, hidden_grad_NC, weight_grad_VC = ctx.saved_tensors
         if are_equal(grad_N):
@@ -71,14 +76,23 @@ class _ChunkedLosses(torch.autograd.Function):
             hidden_grad_NC.mul_(grad_N[0])
             weight_grad_VC.mul_(grad_N[0])
         else:
-            objective, max_tokens, dtype = ctx.settings
+            objective, max_tokens, dtype, vocabulary = ctx.settings
             _, hidden_grad_NC, weight_grad_VC = _losses_and_gradients(
-                hidden_NC, weight_VC, targets_N, objective, max_tokens, dtype, grad_N
+                hidden_NC,
+                weight_VC,
+                targets_N,
+                objective,
+                max_tokens,
+                dtype,
+                vocabulary,
+                grad_N,
             )
-        return hidden_grad_NC, weight_grad_VC, None, None, None
+        return hidden_grad_NC, weight_grad_VC, None, None, None, None
 
 
-_chunked_losses: Callable[[Tensor, Tensor, Tensor, Objective, int], Tensor] = _ChunkedLosses.apply
+_chunked_losses: Callable[
+    [Tensor, Tensor, Tensor, Objective, int, VocabularyShard | None], Tensor
+] = _ChunkedLosses.apply
 
 
 def are_equal(values_N: Tensor) -> bool:
@@ -98,6 +112,7 @@ def _losses_and_gradients(
     objective: Objective,
     max_tokens: int,
     dtype: torch.dtype,
+    vocabulary: VocabularyShard | None,
     scale_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cross-entropies, and the gradients of the sum of the objectives times `scale`.
@@ -117,6 +132,7 @@ def _losses_and_gradients(
             targets_N[group],
             objective,
             max_tokens,
+            vocabulary,
             None if scale_N is None else scale_N[group],
         )
         losses.append(losses_N)
@@ -151,6 +167,7 @@ def _logit_gradients(
     targets_N: Tensor,
     objective: Objective,
     max_tokens: int,
+    vocabulary: VocabularyShard | None,
     scale_N: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies (N,) and the objectives' gradients times `scale` (N, V).
@@ -161,7 +178,7 @@ def _logit_gradients(
     gradients_NV = None
     for chunk in chunks(len(rows_NC), max_tokens):
         logits_NV = F.linear(rows_NC[chunk], factor_VC)
-        losses_N, grad_NV = _chunk_logit_gradients(logits_NV, targets_N[chunk], objective)
+        losses_N, grad_NV = logit_gradients(logits_NV, targets_N[chunk], objective, vocabulary)
         del logits_NV
         losses.append(losses_N)
         if scale_N is not None:
@@ -174,21 +191,3 @@ def _logit_gradients(
         del grad_NV  # before the next logits
     assert gradients_NV is not None
     return torch.cat(losses), gradients_NV
-
-
-def _chunk_logit_gradients(
-    logits_NV: Tensor, targets_N: Tensor, objective: Objective
-) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropies (N,) and the gradients of the objectives (N, V)."""
-    smoothing = objective.label_smoothing
-    targets_N1 = targets_N[:, None]
-    log_p_NV = F.log_softmax(logits_NV, dim=-1, dtype=at_least_fp32(logits_NV.dtype))
-    target_log_p_N1 = log_p_NV.gather(1, targets_N1)
-    grad_NV = log_p_NV.exp_()
-    if objective.z_loss:
-        log_z_N1 = logits_NV.gather(1, targets_N1) - target_log_p_N1
-        grad_NV.mul_(1 + 2 * objective.z_loss * log_z_N1)
-    if smoothing:
-        grad_NV.sub_(smoothing / grad_NV.shape[1])
-    grad_NV.scatter_(1, targets_N1, grad_NV.gather(1, targets_N1) - (1 - smoothing))
-    return -target_log_p_N1[:, 0], grad_NV

@@ -18,8 +18,17 @@ from torch.utils.checkpoint import checkpoint
 from harness.model.chunked_loss import chunked_token_losses, chunks
 from harness.model.loss import CROSS_ENTROPY, Objective, at_least_fp32, token_losses
 from harness.model.precision import product_dtype
+from harness.model.sharded_loss import sharded_token_losses
 from harness.results.records.settings import Recompute
-from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
+from variants.base import (
+    Attention,
+    Cache,
+    FeedForward,
+    LanguageModel,
+    ModelShape,
+    Norm,
+    Positional,
+)
 from variants.linear import Linear, linear
 
 MAX_LOGITS = 2**25  # in a forward pass without gradients, which has no use for all at once
@@ -95,8 +104,8 @@ class Block(nn.Module):
         return x_BTC
 
 
-class GPT(nn.Module):
-    """The language model. `lm_head` is the output projection, None if it is the embedding.
+class GPT(LanguageModel):
+    """The language model.
 
     `objective` is what training minimizes, and `loss_chunk` the number of tokens whose logits exist
     at once in training; None: all. `recompute` names the modules whose activations are computed
@@ -106,7 +115,6 @@ class GPT(nn.Module):
     absolute ones are trained at all positions.
     """
 
-    lm_head: Linear | None
     objective: Objective = CROSS_ENTROPY
     loss_chunk: int | None = None
 
@@ -178,7 +186,10 @@ class GPT(nn.Module):
         return begins_BT.cumsum(dim=1)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
-        """Return the unnormalized log-probabilities of each next token, (B, T, V)."""
+        """Return the unnormalized log-probabilities of each next token, (B, T, V).
+
+        A rank with a shard of the vocabulary returns those of its tokens.
+        """
         return self._project(self.hidden(tokens_BT))
 
     def _project(self, hidden: Tensor) -> Tensor:
@@ -223,12 +234,20 @@ class GPT(nn.Module):
         if not torch.is_grad_enabled():
             losses = self._losses_without_gradient(hidden_BTC.flatten(0, 1), targets_BT.flatten())
             return losses.view_as(targets_BT)
+        if self.vocabulary is not None:
+            hidden_BTC = self.vocabulary.share(hidden_BTC)
         if self.training and self.loss_chunk is not None:
-            weight_VC = self.output_weight
             return chunked_token_losses(
-                hidden_BTC, weight_VC, targets_BT, objective, self.loss_chunk
+                hidden_BTC,
+                self.output_weight,
+                targets_BT,
+                objective,
+                self.loss_chunk,
+                self.vocabulary,
             )
         logits_BTV = self._project(hidden_BTC)
+        if self.vocabulary is not None:
+            return sharded_token_losses(logits_BTV, targets_BT, objective, self.vocabulary)
         dtype = at_least_fp32(logits_BTV.dtype)
         return token_losses(logits_BTV.to(dtype), targets_BT, objective)
 
@@ -242,6 +261,13 @@ class GPT(nn.Module):
         losses = []
         for chunk in chunks(len(targets_N), max_tokens):
             logits_NV = self._project(hidden_NC[chunk])
+            if self.vocabulary is not None:
+                losses.append(
+                    sharded_token_losses(
+                        logits_NV, targets_N[chunk], CROSS_ENTROPY, self.vocabulary
+                    )
+                )
+                continue
             logits_NV = logits_NV.to(at_least_fp32(logits_NV.dtype))
             losses.append(F.cross_entropy(logits_NV, targets_N[chunk], reduction="none"))
         return torch.cat(losses)

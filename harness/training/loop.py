@@ -437,4 +437,5 @@ def _step_shape(setup: Setup) -> StepShape:
     size = setup.train_step.micro_batch_size(setup.spec.train.first_full_step)
     n_sequences = setup.train_step.batches.n_sequences
     n_micro_batches = n_sequences // setup.context.data_parallel_size // size
-    return StepShape(setup.spec.train.precision, n_micro_batches, size)
+    train = setup.spec.train
+    return StepShape(train.precision, n_micro_batches, size, train.recompute)

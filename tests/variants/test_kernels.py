@@ -111,6 +111,7 @@ def test_kernel_of_each_device(
 
 TILED = {
     "device_type": "cuda",
+    "dtype": torch.bfloat16,
     "head_dim": 64,
     "compiling": True,
     "plain_scores": True,
@@ -130,6 +131,8 @@ TILED = {
         (Window(9), {"device_type": "cpu"}, False),
         (Window(9), {"compiling": False}, False),
         (Window(9), {"plain_scores": False}, False),
+        (Window(9), {"dtype": torch.float32}, True),
+        (Window(9), {"dtype": torch.float64}, False),
         (Window(9), {"head_dim": 16}, True),
         (Window(9), {"head_dim": 8}, False),
     ],

@@ -9,6 +9,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import equal_steps
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from harness.results.records import (
 from harness.results.run import Run
 from variants import registry
 from variants.base import ModelShape, Positional
+from variants.parallelism._vocabulary import rank_tokens
 
 pytestmark = pytest.mark.distributed
 
@@ -39,6 +41,7 @@ SHAPE = ModelShape(
 # All ranks of all runs are forked from one process, so that torch is imported once. A fault may
 # leave a process group in any state: its runs are the last, and ranks end without clean-up.
 SCRIPT = """
+import equal_steps
 import json, os, signal, socket, sys, threading, traceback
 from pathlib import Path
 from pytest import MonkeyPatch
@@ -64,6 +67,7 @@ loop.check_same_parameters = hash_of
 
 def train_all(folders, faults):
     with join("cpu") as ranks:
+        equal_steps.compute_all(ranks, Path(folders[0]).parent)
         for folder in map(Path, folders):
             run = Run(folder)
             patch = MonkeyPatch()
@@ -302,7 +306,7 @@ def train_in_processes(folder, jobs):
     (folder / "jobs.json").write_text(json.dumps(jobs))
     process = subprocess.Popen(
         [sys.executable, str(folder / "script.py"), str(folder / "jobs.json")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -327,12 +331,15 @@ def planned(folder, hows):
                     folder, f"{label}-{of}", how, parts, steps=2, separator=separator
                 )
         if label in ("single", *NAMES):
-            runs[label, "compiled"] = plan(folder, f"{label}-compiled", how, steps=3, compile=True)
+            memory = {"recompute": "block", "loss_chunk": 3}
+            runs[label, "compiled"] = plan(
+                folder, f"{label}-compiled", how, steps=3, compile=True, **memory
+            )
         if label in ("single", *WITH_GPT2_VOCABULARY):
             name = f"{label}-gpt2_vocabulary"
             runs[label, "gpt2"] = plan(folder, name, how, steps=2, **GPT2_VOCABULARY)
         if label in {*WITH_BF16, *WITH_BF16.values()}:
-            runs[label, "bf16"] = plan(folder, f"{label}-bf16", how, steps=5, precision="bf16")
+            runs[label, "bf16"] = plan(folder, f"{label}-in_bf16", how, steps=5, precision="bf16")
         for name, settings in settings_of(label).items():
             runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
@@ -372,6 +379,11 @@ def all_runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(all_runs):
     return all_runs[0]
+
+
+@pytest.fixture(scope="module")
+def steps(runs):
+    return equal_steps.read(runs["single"].path.parent)
 
 
 def outcome(run):
@@ -463,11 +475,75 @@ def test_settings_train_the_same_on_every_parallelism(runs, label, name):
 
 @pytest.mark.parametrize("label", ["single", *(label for label in EXACT if label in NAMES)])
 def test_compiled_blocks_train_the_same(runs, label):
-    """Hooks of a parallelism that a compiled block skips would train another model."""
+    """Hooks that a compiled block skips, also when it is computed again, train another model."""
     compiled = runs[label, "compiled"]
     same_training(runs["single", "uncompiled"], compiled)
     report = compiled.probes.compilation
     assert (report.n_graphs, report.n_graph_breaks, report.limit_reached) == (1, 0, False)
+    assert report.n_recompiles == 0
+
+
+STEPS = [(label, *case) for label in equal_steps.PARALLELISMS for case in equal_steps.cases(label)]
+
+
+@pytest.mark.parametrize(("label", "name", "dtype"), STEPS, ids=str)
+def test_every_way_of_computing_gives_the_same_step(steps, label, name, dtype):
+    """Losses and whole gradients are those of one process that holds all logits."""
+    step = steps[label][name, dtype]
+    one = steps["single"][equal_steps.PLAIN[name], dtype]
+    tolerance = equal_steps.TOLERANCES[dtype]
+    assert step["gradients"].keys() == one["gradients"].keys()
+    torch.testing.assert_close(step["losses"], one["losses"], atol=tolerance, rtol=tolerance)
+    for parameter, gradient in one["gradients"].items():
+        assert gradient.abs().max() > 1e-4, "compared with the tolerance"
+        torch.testing.assert_close(
+            step["gradients"][parameter], gradient, atol=tolerance, rtol=tolerance
+        )
+    if equal_steps.STEPS[name].compiled:
+        report = step["report"]
+        assert (report.n_graphs, report.n_graph_breaks, report.n_recompiles) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("label", equal_steps.PARALLELISMS)
+def test_chunks_and_recomputation_send_what_is_predicted(steps, label):
+    """Sharded parameters are gathered once, not for each chunk, and nothing is reduced again."""
+    for name, dtype in equal_steps.cases(label):
+        if name == "unequal chunks" or equal_steps.STEPS[name].compiled:
+            continue  # the backward pass computes the losses again, which training does not do
+        step = steps[label][name, dtype]
+        predicted = step["predicted"] * dtype.itemsize / 4
+        if label == "zero1":  # the step ends before the update, whose rows are broadcast
+            predicted -= step["n_parameters"] * dtype.itemsize / 2
+        for rank in step["traffic"]:
+            sent = sum(calls.sent_bytes for calls in rank.values())
+            assert sent == pytest.approx(predicted, rel=1e-6), name
+
+
+@pytest.mark.parametrize(("label", "n_ranks"), [("tp", 2), ("tp-four", 4)])
+def test_no_rank_holds_all_logits(steps, label, n_ranks):
+    """The logits of a large vocabulary are most of a small model's memory."""
+    width = equal_steps.SHAPE.n_embd
+    n_tokens = equal_steps.N_SEQUENCES * equal_steps.SHAPE.seq_len
+    for name, dtype in equal_steps.cases(label):
+        step = equal_steps.STEPS[name]
+        if step.compiled:
+            continue
+        n_rows = n_tokens if step.chunk is None else width  # those of a chunk are fewer
+        for rank, largest in enumerate(steps[label][name, dtype]["largest"]):
+            tokens = rank_tokens(equal_steps.SHAPE.vocab_size, rank, n_ranks)
+            assert largest == n_rows * len(tokens), (name, rank)
+
+
+def test_tokens_are_divided_as_evenly_as_possible():
+    for size, n_ranks in itertools.product(range(1, 30), range(1, 9)):
+        if size < n_ranks:
+            with pytest.raises(ValueError, match=f"a vocabulary of {size} tokens does not divide"):
+                rank_tokens(size, 0, n_ranks)
+            continue
+        parts = [rank_tokens(size, rank, n_ranks) for rank in range(n_ranks)]
+        assert [token for part in parts for token in part] == list(range(size))
+        lengths = [len(part) for part in parts]
+        assert lengths == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
 
 
 def test_settings_are_different_models(runs):
@@ -501,14 +577,10 @@ def test_parts_are_different_models(runs):
 
 
 def test_counted_flops_equal_the_executed(runs):
-    """Tensor-parallel processes each compute the output projection, and nothing else, in full."""
-    output = 6 * SHAPE.n_embd * SHAPE.vocab_size
+    """No process computes what another one has computed."""
     one = runs["single"].probes.flops_per_token_counted
-    for label, (name, options) in ALL.items():
-        cls = registry.load("parallelism", name)
-        parallelism = cls(cls.Options(**options))
-        replication = parallelism.world_size // parallelism.data_parallel_size
-        assert runs[label].probes.flops_per_token_counted == one + (replication - 1) * output, label
+    for label in ALL:
+        assert runs[label].probes.flops_per_token_counted == one, label
 
 
 @pytest.mark.parametrize(("label", "of"), [pair for pair in FITTING if pair[1] in OPTIMIZERS])
@@ -590,7 +662,7 @@ patch.setattr(_tensor, "reduce_gradients", lambda *_: None)
 """
 NO_SUM_OF_PARTS = """
 from variants.parallelism import _collective
-patch.setattr(_collective, "all_reduce", lambda x, group: x.clone())
+patch.setattr(_collective, "all_reduce", lambda x, *_: x.clone())
 """
 NO_SUM_OF_REPLICAS = """
 from torch.nn.parallel import DistributedDataParallel
@@ -673,6 +745,11 @@ def test_dropout_repeats_and_keeps_the_ranks_equal(all_runs, label):
     assert outcome(one) == outcome(two)
     assert outcome(one)["error"] is None
     assert one.steps().loss.tolist() == two.steps().loss.tolist()
+    for run in (one, two):  # the second computes blocks again
+        predicted = run.probes.predicted_bytes_sent
+        for rank in run.probes.traffic:
+            sent = sum(calls.sent_bytes for calls in rank.values())
+            assert sent == pytest.approx(predicted, rel=0.02)
     assert one.steps().loss[0] != all_runs[0][label].steps().loss[0]
 
 

@@ -23,7 +23,7 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention import _block_sparse as _blocks
-from variants.attention import mha, sliding_window
+from variants.attention import mha, mla, sliding_window
 from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks
 from variants.attention._flex_tiles import attend_tiles, can_tile, tiles
 from variants.attention._window import Window
@@ -574,10 +574,16 @@ def test_flex_attention_masks_documents(window, n_kv_head):
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+warns_of_compiler = pytest.mark.filterwarnings(  # of the compiler itself, and of fp32 on a GPU
+    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning",
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning",
+    "ignore:TensorFloat32 tensor cores:UserWarning",
+)
 
 
 @pytest.mark.cuda
 @needs_gpu
+@warns_of_compiler
 @pytest.mark.parametrize("window", FLEX, ids=str)
 def test_flex_attention_kernel_equals_blocks(window):
     compare_with_flex(window, "cuda", "inductor", gradients=True)
@@ -588,8 +594,12 @@ FLEX_LAYERS = {
     "gqa": ({"n_kv_head": 2}, 1),
     "mqa": ({}, 1),
     "differential": ({}, 2),
+    "mla": ({}, 1),
     "sliding_window": ({"window": 40, "head_dilation": [1, 1, 2, 2]}, 1),
 }
+
+
+ATTENTIONS = {name: registry.load("attention", name) for name in registry.files("attention")}
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
@@ -603,40 +613,69 @@ def test_layers_mask_documents_with_flex_attention(monkeypatch, name):
     arguments = (inputs(2, shape), torch.arange(301), rope(shape), None, DOCUMENTS)
     expected = layer(*arguments)
 
-    def as_compiled_for_cuda(window, device_type, head_dim, *, compiling, **more):
-        return can_tile(window, "cuda", head_dim, compiling=True, **more)
+    def as_compiled_for_cuda(window, device_type, dtype, head_dim, *, compiling, **more):
+        return can_tile(window, "cuda", dtype, head_dim, compiling=True, **more)
 
     tiled = mock.Mock(side_effect=attend_tiles)
-    monkeypatch.setattr(mha, "can_tile", as_compiled_for_cuda)
-    for module in (mha, sliding_window):
+    for module in (mha, mla):
+        monkeypatch.setattr(module, "can_tile", as_compiled_for_cuda)
+    for module in (mha, mla, sliding_window):
         monkeypatch.setattr(module, "attend_tiles", tiled)
     torch.testing.assert_close(layer(*arguments), expected, atol=1e-5, rtol=1e-5)
     assert tiled.call_count == n_expected  # not of dilated heads
+    without_documents = (*arguments[:4], None)
+    assert not torch.allclose(layer(*without_documents), expected, atol=1e-3)
+
+
+def test_every_attention_masks_documents_with_flex_attention():
+    """A T x T mask for each head is more memory than the model."""
+    masking = {name for name, cls in ATTENTIONS.items() if cls.supports_documents}
+    assert masking == FLEX_LAYERS.keys()
 
 
 @pytest.mark.cuda
 @needs_gpu
+@warns_of_compiler
 @pytest.mark.parametrize("n_kv_head", [H, 1])
 @pytest.mark.parametrize("window", FLEX_DOCUMENTS, ids=str)
 def test_flex_attention_kernel_masks_documents(window, n_kv_head):
     compare_with_flex(window, "cuda", "inductor", True, documents=True, n_kv_head=n_kv_head)
 
 
-@pytest.mark.cuda
-@needs_gpu
-@pytest.mark.parametrize(
-    "options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str
-)
-def test_compiled_layer_on_gpu_equals_the_uncompiled(options):
-    """Compiled it takes another path, and under autocast with operands of several precisions."""
-    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
-    layer, x = (
-        make("sliding_window", shape, window=40, qk_norm=True, **options).cuda(),
-        inputs(2, shape).cuda(),
-    )
+COMPILED = {"cpu": "aot_eager", "cuda": "inductor"}
+on_gpu = [pytest.mark.cuda, needs_gpu]
+LAYERS = [
+    ("sliding_window", {"window": 40, "global_tokens": 3}, True, "cpu"),
+    ("mla", {}, True, "cpu"),
+    pytest.param("sliding_window", {"window": 40, "qk_norm": True}, False, "cuda", marks=on_gpu),
+    pytest.param("sliding_window", {"window": 40, "dilation": 2}, False, "cuda", marks=on_gpu),
+    pytest.param("sliding_window", {"window": 40, "global_tokens": 3}, True, "cuda", marks=on_gpu),
+    pytest.param(
+        "sliding_window", {"window": 9, "logit_softcap": 5.0}, False, "cuda", marks=on_gpu
+    ),
+    pytest.param("mha", {"qk_norm": True}, True, "cuda", marks=on_gpu),
+    pytest.param("mla", {}, True, "cuda", marks=on_gpu),
+    pytest.param("mla", {"kv_rank": 32, "rope_dim": 16}, True, "cuda", marks=on_gpu),
+]
+
+
+@warns_of_compiler
+@pytest.mark.parametrize(("name", "options", "documents", "device"), LAYERS, ids=str)
+def test_compiled_layer_equals_the_uncompiled(name, options, documents, device):
+    """On a GPU it takes another path, and under autocast with operands of several precisions."""
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=301, vocab_size=13)
+    layer = make(name, shape, **options).to(device)
+    positions_T = torch.arange(301, device=device)
+    positional = rope(shape)
+    documents_BT = DOCUMENTS.to(device) if documents else None
     torch._dynamo.reset()
+    compiled = torch.compile(layer, backend=COMPILED[device], dynamic=False, fullgraph=True)
     for precision, close in ((torch.float32, 1e-3), (torch.bfloat16, 5e-2)):
-        with torch.autocast("cuda", precision, enabled=precision != torch.float32):
-            runs = (layer, torch.compile(layer))
-            expected, got = (run(x, torch.arange(300, device="cuda"), rope(shape)) for run in runs)
-        assert (got - expected).norm() < close * expected.norm()
+        results = []
+        for run in (layer, compiled):
+            x = inputs(2, shape).to(device).requires_grad_()
+            with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+                y = run(x, positions_T, positional, None, documents_BT)
+            results.append((y, *torch.autograd.grad(y.float().square().sum(), [x])))
+        for expected, got in zip(*results, strict=True):
+            assert (got - expected).norm() < close * expected.norm()

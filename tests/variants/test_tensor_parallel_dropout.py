@@ -75,7 +75,7 @@ def masks(monkeypatch):
 
     monkeypatch.setattr(F, "dropout", recording)
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
-    monkeypatch.setattr(_collective, "all_reduce", lambda x, group: x.clone())
+    monkeypatch.setattr(_collective, "all_reduce", lambda x, *_: x.clone())
     return found
 
 
@@ -178,6 +178,6 @@ def test_evaluation_draws_no_random_numbers():
     model.to_empty(device="cpu").eval()
     state = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(_collective, "all_reduce", lambda x, group: x.clone())
+        patch.setattr(_collective, "all_reduce", lambda x, *_: x.clone())
         model(torch.zeros(B, T, dtype=torch.long), torch.zeros(B, T, dtype=torch.long))
     assert torch.equal(torch.get_rng_state(), state)

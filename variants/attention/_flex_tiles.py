@@ -12,11 +12,13 @@ from variants.attention._window import Window
 
 TILE = 128  # queries, and keys, of a tile
 MIN_HEAD_DIM = 16  # of flex_attention
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def can_tile(
     window: Window,
     device_type: str,
+    dtype: torch.dtype,
     head_dim: int,
     *,
     compiling: bool,
@@ -25,12 +27,14 @@ def can_tile(
 ) -> bool:
     """Return whether to use flex_attention; uncompiled, it would compute all T x T scores.
 
-    `plain_scores` have neither a bias nor a softcap nor dropout. A dilated window reorders the
-    positions, which neither global tokens nor documents permit.
+    `head_dim` is the width of a head's keys or values, whichever is less. `plain_scores` have
+    neither a bias nor a softcap nor dropout. A dilated window reorders the positions, which neither
+    global tokens nor documents permit. The kernels have no fp64.
     """
     if window.dilation > 1 and (window.n_global or documents):
         return False
-    return device_type == "cuda" and compiling and plain_scores and head_dim >= MIN_HEAD_DIM
+    has_kernel = dtype in DTYPES and head_dim >= MIN_HEAD_DIM
+    return device_type == "cuda" and compiling and plain_scores and has_kernel
 
 
 def attend_tiles(
@@ -43,7 +47,7 @@ def attend_tiles(
     """Attend with flex_attention (Dong et al. 2024).
 
     Autocast does not apply to it, so q and k are cast to the type of v, which no norm has changed.
-    A dilated window needs a key-value head for each query head.
+    Values may be narrower than keys. A dilated window needs a key-value head for each query head.
     """
     B, H, T, _ = q_BHTD.shape
     dtype = v_BGTD.dtype

@@ -148,6 +148,7 @@ class MultiHead(Attention[OptionsT]):
         return can_tile(
             window,
             q_BHTD.device.type,
+            q_BHTD.dtype,
             q_BHTD.shape[-1],
             compiling=torch.compiler.is_compiling(),
             plain_scores=not (positional.has_bias or self.softcap or dropout),

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.attention._cache import Ring
+from variants.attention._flex_tiles import attend_tiles, can_tile
 from variants.attention._head_norm import rms_norm
 from variants.attention._kernels import attend
+from variants.attention._window import Window
 from variants.base import Attention, InitSpec, ModelShape, Positional, residual_std
 from variants.conversion import ConvertedTensor
 from variants.linear import Linear, linear_flops
@@ -159,20 +161,43 @@ class LatentAttention(Attention[LatentOptions]):
             bias = positional.bias(positions_T, cache.positions())
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, bias, cache)
         else:
-            bias = positional.causal_bias(positions_T, documents_BT)
-            y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, bias)
+            y_BHTD = self.attend(
+                q_BHTD, q_BHTR, c_B1TL, k_B1TR, positions_T, positional, documents_BT
+            )
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)
 
     def attend(
-        self, q_BHTD: Tensor, q_BHTR: Tensor, c_B1TL: Tensor, k_B1TR: Tensor, bias: Tensor | None
+        self,
+        q_BHTD: Tensor,
+        q_BHTR: Tensor,
+        c_B1TL: Tensor,
+        k_B1TR: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Compute the keys and values of the heads, and attend to them."""
+        """Compute the keys and values of the heads, and attend to them within each document.
+
+        Compiled for CUDA, flex_attention skips the tiles between documents.
+        """
         k, v = self.kv_up(c_B1TL[:, 0]).chunk(2, dim=-1)
         k_BHTD = k.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
         v_BHTD = v.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
         queries = torch.cat((q_BHTD, q_BHTR), dim=-1)
         keys = torch.cat((k_BHTD, k_B1TR.expand_as(q_BHTR)), dim=-1)
+        everything = Window(queries.shape[2])
+        if documents_BT is not None and can_tile(
+            everything,
+            queries.device.type,
+            v_BHTD.dtype,
+            self.head_dim,
+            compiling=torch.compiler.is_compiling(),
+            plain_scores=not (positional.has_bias or (self.training and self.dropout > 0)),
+            documents=True,
+        ):
+            return attend_tiles(everything, queries, keys, v_BHTD, documents_BT)
+        bias = positional.causal_bias(positions_T, documents_BT)
         values = F.pad(v_BHTD, (0, self.rope_dim))  # fused kernels need values as wide as keys
         y = self.scores(queries, keys, values, bias, is_causal=bias is None)
         return y[..., : self.head_dim]

@@ -6,7 +6,7 @@ imports it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -58,8 +58,8 @@ sum_gradients: Callable[[Tensor, Group], Tensor] = _SumGradients.apply
 sum_outputs: Callable[[Tensor, Group], Tensor] = _SumOutputs.apply
 
 
-def all_reduce(x: Tensor, group: Group) -> Tensor:
-    """Return the sum of x over the group."""
+def all_reduce(x: Tensor, group: Group, operation: Literal["sum", "max"] = "sum") -> Tensor:
+    """Return the sum or the maximum of x over the group."""
     assert group is not None
-    total: Tensor = funcol.wait_tensor(funcol.all_reduce(x.contiguous(), "sum", group))
+    total: Tensor = funcol.wait_tensor(funcol.all_reduce(x.contiguous(), operation, group))
     return total

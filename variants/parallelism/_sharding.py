@@ -67,16 +67,14 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
         in_bf16 = self.bf16_units(model) if precision != "fp32" else []
         # Inner units first: an inner one has fewer submodules.
         nested = sorted({*units, *in_bf16}, key=lambda unit: len(list(unit.modules())))
+        unrounded = MixedPrecisionPolicy(cast_forward_inputs=False)
+        rounded = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for unit in nested:
             fully_shard(
                 unit,
                 mesh=mesh,
                 reshard_after_forward=self.reshard_after_forward,
-                mp_policy=MixedPrecisionPolicy(
-                    param_dtype=torch.bfloat16 if unit in in_bf16 else None,
-                    reduce_dtype=torch.float32,
-                    cast_forward_inputs=False,
-                ),
+                mp_policy=rounded if unit in in_bf16 else unrounded,
                 offload_policy=offload_policy,
             )
         fully_shard(model, mesh=mesh, offload_policy=offload_policy)

@@ -1,8 +1,9 @@
-"""Shard attentions and MLPs over processes that compute them together (Shoeybi et al. 2019, 3).
+"""Shard a model over processes that compute each part together (Shoeybi et al. 2019, 3).
 
 The input of an attention or MLP is replicated. Each process computes some heads or channels, and
 the outputs are summed: one all-reduce at the end of each part in the forward pass, and one at its
-beginning in the backward pass.
+beginning in the backward pass. The same holds for the embedding, whose end it has, and for the
+output projection, whose beginning it has: each process computes some tokens.
 """
 
 import copy
@@ -14,12 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from variants.base import Attention, FeedForward, ModelShape, Part, Positional, StepShape
+from variants.base import Attention, FeedForward, LanguageModel, Part, Positional, StepShape
 from variants.communication import sent_bytes
 from variants.dtensor import local
 from variants.linear import Linear
 from variants.parallelism._collective import Group, RowParallelLinear, sum_gradients
 from variants.parallelism._random import RankRandom
+from variants.parallelism._vocabulary import REDUCED_PER_TOKEN, shard_vocabulary
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 Blocks = Sequence[tuple[str, int]]  # (name, rows), as in `InitSpec.blocks`
@@ -36,8 +38,8 @@ def shard_model(model: nn.Module, rank: int, world_size: int, group: Group = Non
         return (sum_gradients(args[0], group), *args[1:])
 
     random = RankRandom(rank)
-    shape = model.shape
-    assert isinstance(shape, ModelShape)
+    assert isinstance(model, LanguageModel)
+    shard_vocabulary(model, rank, world_size, group)
     for path, part in list(model.named_modules()):
         if isinstance(part, Attention | FeedForward | Positional):
             try:
@@ -46,7 +48,7 @@ def shard_model(model: nn.Module, rank: int, world_size: int, group: Group = Non
                 raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
         if isinstance(part, Attention | FeedForward):
             part.register_forward_pre_hook(sum_input_gradients)
-            if shape.dropout:
+            if model.shape.dropout:
                 column_parallel = [part.get_submodule(name) for name in plan.column_parallel]
                 row_parallel = [part.get_submodule(name) for name in plan.row_parallel]
                 random.surround(part, column_parallel, row_parallel)
@@ -89,18 +91,26 @@ def rank_fractions(model: nn.Module, world_size: int) -> dict[str, float]:
 def predicted_bytes_sent(model: nn.Module, step: StepShape, world_size: int) -> float | None:
     """Return the bytes that each rank sends in a step of a sharded model, or None in bf16.
 
-    Each micro-batch sums activations once forward and once backward for each attention and MLP
-    (Shoeybi et al. 2019, fig. 4); after the last, the gradients of replicated parameters are
-    summed.
+    Each micro-batch sums activations once forward and once backward for each attention and MLP, and
+    for embedding and output projection together (Shoeybi et al. 2019, fig. 4), and some numbers for
+    each token's loss; after the last, the gradients of replicated parameters are summed. A block
+    that is computed again sums the output of its attention again. With dropout, recomputation
+    also repeats the last sum of a block or of an attention.
     """
     if step.precision != "fp32":
         return None
-    shape = model.shape
-    assert isinstance(shape, ModelShape)
-    n_parts = sum(isinstance(module, Attention | FeedForward) for module in model.modules())
-    activations = step.micro_batch_size * shape.seq_len * shape.n_embd
+    assert isinstance(model, LanguageModel)
+    n_attentions = sum(isinstance(module, Attention) for module in model.modules())
+    n_mlps = sum(isinstance(module, FeedForward) for module in model.modules())
+    n_sums = 2 * (n_attentions + n_mlps + 1)
+    if step.recompute == "block":
+        n_sums += n_attentions + (n_mlps if model.shape.dropout else 0)
+    elif step.recompute == "attention":
+        n_sums += n_attentions if model.shape.dropout else 0
+    per_token = n_sums * model.shape.n_embd + REDUCED_PER_TOKEN
+    n_tokens = step.n_micro_batches * step.micro_batch_size * model.shape.seq_len
     gradients = sum(parameter.numel() for parameter in replicated_parameters(model))
-    summed = 2 * n_parts * step.n_micro_batches * activations + gradients
+    summed = per_token * n_tokens + gradients
     return sent_bytes("all_reduce", 4 * summed, world_size)
 
 

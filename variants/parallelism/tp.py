@@ -1,8 +1,8 @@
 """Tensor parallel: processes compute each attention and MLP together (Shoeybi et al. 2019, 3).
 
 The layers at the input of a part are column-parallel: a process holds some outputs, which are rows
-of the weight in PyTorch. Those at the output are row-parallel. Embeddings and norms are replicated,
-and so is the output projection, which each process computes in full.
+of the weight in PyTorch. Those at the output are row-parallel. Token embedding, output projection
+and losses are divided by tokens of the vocabulary. Positions and norms are replicated.
 """
 
 import contextlib
@@ -76,5 +76,5 @@ class TensorParallel(Parallelism[TensorParallelOptions]):
         return _tensor.rank_fractions(model, self.world_size)
 
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
-        """Count the all-reduces of activations and replicated gradients."""
+        """Count the all-reduces of activations, losses and replicated gradients."""
         return _tensor.predicted_bytes_sent(model, step, self.world_size)
