@@ -116,7 +116,9 @@ class RunSpecBuilder:
         self._content = short_hash(content)
         trial_content = {"probes": None, "eval_windows": "tuning"}
         self._trial_content = short_hash(content | trial_content)
-        self.settings_hash = short_hash(_shared(content, varied, file.expressions))
+        # An axis may vary `steps`: the shared settings have `eval_every` as it is stated.
+        stated = {"train": self._train.hashed() | {"eval_every": self._train.eval_every}}
+        self.settings_hash = short_hash(_shared(content | stated, varied, file.expressions))
 
     def content_hash(self, entry: VariantSelection, is_trial: bool = False) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""

@@ -35,6 +35,7 @@ OTHER = {
     "eval_lengths": [4],
     "lm_eval": LmEvalSettings(tasks=["x"]),
     "loss_chunk": 64,
+    "eval_every": 1,
 }
 ENTRY = {axis: VariantChoice(name="x", label="x", options={"a": 1}) for axis in AXES}
 CORPUS = Corpus("text.txt", "ab", 256, [], [], "")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from harness.results.records.base import Finite, Positive, StrictModel, added
 
@@ -175,17 +175,9 @@ class TrainSettings(StrictModel):
         default="auto", description="device of each rank"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _evaluate_within_the_run(cls, values: object) -> object:
-        """Replace an `eval_every` beyond `steps` by `steps`: both evaluate at the end only."""
-        if not isinstance(values, dict):
-            return values
-        steps = values.get("steps")
-        every = values.get("eval_every", cls.model_fields["eval_every"].default)
-        if type(steps) is type(every) is int and 1 <= steps < every:
-            return values | {"eval_every": steps}
-        return values
+    def hashed(self) -> dict[str, object]:
+        """See `StrictModel`. Every `eval_every` beyond `steps` evaluates at the end only."""
+        return super().hashed() | {"eval_every": min(self.eval_every, self.steps)}
 
     def tokens_at(self, step: int) -> int:
         """Return the tokens of a step (from 0) over all processes."""
