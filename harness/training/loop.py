@@ -277,7 +277,7 @@ class Loop:
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
             has_finite_norm = bool(result.grad_norm.isfinite())
-            loss_sum, stop_votes, n_infinite, n_saving, n_unsaved, n_due = context.sum(
+            loss_sum, stop_votes, n_infinite, n_saving, n_unwritten, n_due = context.sum(
                 result.rank_loss.item(),
                 self._stop.vote,
                 not has_finite_norm,
@@ -291,7 +291,7 @@ class Loop:
             if n_infinite or not math.isfinite(loss):
                 raise NotFiniteError(self._diagnose(step, loss, result))
 
-            if n_unsaved:
+            if n_unwritten:
                 self._checkpoints.wait()  # raises why
 
             n_done = step + 1

@@ -25,6 +25,7 @@ from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
+from harness.results.timing import timing_of_process
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
@@ -213,7 +214,7 @@ def _explain_memory(run: Run, error: BaseException) -> str:
             device = torch.device("cuda", torch.cuda.current_device())
             machine = Machine(has_bf16=torch.cuda.is_bf16_supported(including_emulation=False))
             return explain(run.spec, [gpu_capacity(device)], machine, n_local_ranks)
-        machine = Machine(is_shared=os.environ.get("ABLATIONS_TIMING") == "shared")
+        machine = Machine(is_shared=timing_of_process() == "shared")
         return explain_host(run.spec, host_capacities(), machine, n_local_ranks)
     except Exception as failure:  # memory may still be short
         return f"the need is unknown ({type(failure).__name__})"

@@ -241,7 +241,7 @@ def test_diverging_entry_keeps_its_row_without_speed(three):
         for line in page.split("## Loss curves")[0].splitlines()
         if line.startswith("| ddp2 ") and " of 2 done" in line
     )
-    assert row.count("diverges") == 3 and "2 of 2 done" in row
+    assert row.count("diverges") == 4 and "2 of 2 done" in row
     loss, costs = (
         line
         for line in page.split("## Comparison")[1].split("\n## ")[0].splitlines()

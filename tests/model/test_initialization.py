@@ -155,7 +155,7 @@ def test_the_hash_covers_names_and_values(ranks):
 def test_ranks_with_different_parameters_are_stopped(ranks, monkeypatch):
     """Otherwise the loss still falls, although the ranks train different models."""
 
-    def gather(hashes, own):
+    def gather(hashes, own, group):
         hashes[:] = [own, "f" * 64]
 
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)

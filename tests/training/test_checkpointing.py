@@ -580,6 +580,9 @@ class Runs:
     def __reduce__(self):
         return (open, (str(self.file), "w"))
 
+    def __deepcopy__(self, memo):
+        return self  # the copy of a state that is written does not go through a pickle
+
 
 @pytest.mark.parametrize("part", ["index", "value"])
 def test_state_that_would_run_code_is_rejected(tmp_path, ranks, part, monkeypatch):

@@ -179,7 +179,7 @@ def test_parameters_and_optimizer_state_survive(tmp_path, ranks, monkeypatch, no
     class Enough(Exception):
         pass
 
-    def stop(self, step, loss, result):
+    def stop(self, step, *_):
         if step == STEP - 1:
             raise Enough
 
