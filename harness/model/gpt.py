@@ -245,11 +245,14 @@ class GPT(LanguageModel):
                 self.loss_chunk,
                 self.vocabulary,
             )
-        logits_BTV = self._project(hidden_BTC)
+        return self._losses(hidden_BTC, targets_BT, objective)
+
+    def _losses(self, hidden: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+        """Return the losses, (...), of all tokens at once, from `hidden`, (..., C)."""
+        logits = self._project(hidden)
         if self.vocabulary is not None:
-            return sharded_token_losses(logits_BTV, targets_BT, objective, self.vocabulary)
-        dtype = at_least_fp32(logits_BTV.dtype)
-        return token_losses(logits_BTV.to(dtype), targets_BT, objective)
+            return sharded_token_losses(logits, targets, objective, self.vocabulary)
+        return token_losses(logits.to(at_least_fp32(logits.dtype)), targets, objective)
 
     def _losses_without_gradient(self, hidden_NC: Tensor, targets_N: Tensor) -> Tensor:
         """Return the losses.
@@ -260,16 +263,7 @@ class GPT(LanguageModel):
         max_tokens = min(self.shape.seq_len, max(1, MAX_LOGITS // self.shape.vocab_size))
         losses = []
         for chunk in chunks(len(targets_N), max_tokens):
-            logits_NV = self._project(hidden_NC[chunk])
-            if self.vocabulary is not None:
-                losses.append(
-                    sharded_token_losses(
-                        logits_NV, targets_N[chunk], CROSS_ENTROPY, self.vocabulary
-                    )
-                )
-                continue
-            logits_NV = logits_NV.to(at_least_fp32(logits_NV.dtype))
-            losses.append(F.cross_entropy(logits_NV, targets_N[chunk], reduction="none"))
+            losses.append(self._losses(hidden_NC[chunk], targets_N[chunk], CROSS_ENTROPY))
         return torch.cat(losses)
 
     def flops_per_token(self) -> float:

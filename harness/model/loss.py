@@ -45,9 +45,10 @@ def token_losses(
 ) -> Tensor:
     """Return the cross-entropy of each target, (B, T), nats, with the gradient of the objective.
 
+    The targets may have any shape, such as (N,); the logits have one more dimension, V.
     The recorded training loss is thus the cross-entropy, which entries with other objectives share.
     """
-    losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
+    losses = F.cross_entropy(logits_BTV.flatten(0, -2), targets_BT.flatten(), reduction="none")
     losses_BT = losses.view_as(targets_BT)
     if objective == CROSS_ENTROPY:
         return losses_BT
