@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,19 @@ class RunFiles:
         if self._fence is not None:
             self._fence.check()
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read files before they are replaced; a successor may have removed them meanwhile.
+
+        Raises:
+            ClaimLost: another process has taken a fenced run over, and a file is missing.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_claim()
+            raise
+
     def temporary(self, path: Path) -> Path:
         """Return where to write what `replace` then moves to `path` within the run's folder."""
         if self._fence is not None:
@@ -185,11 +198,13 @@ class RunFiles:
 
     def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
-        truncate_lines(self.steps_path(rank), n_steps, self._fence)
+        with self._reading():
+            truncate_lines(self.steps_path(rank), n_steps, self._fence)
 
     def truncate_evals(self, n_evals: int) -> None:
         """Keep the first `n_evals` evaluations."""
-        truncate_lines(self.evals_path, n_evals, self._fence)
+        with self._reading():
+            truncate_lines(self.evals_path, n_evals, self._fence)
 
     def write_env(self, env: Environment) -> None:
         """Record machine, software and commit."""
