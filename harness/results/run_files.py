@@ -17,6 +17,7 @@ from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
     read_lines,
+    read_optional_record,
     read_record,
     replace,
     truncate_lines,
@@ -81,20 +82,17 @@ class RunFiles:
     @property
     def env(self) -> Environment | None:
         """Machine, software and commit; None before the run has started."""
-        path = self.path / "env.json"
-        return read_record(path, Environment) if path.exists() else None
+        return read_optional_record(self.path / "env.json", Environment)
 
     @property
     def probes(self) -> ProbeResults | None:
         """The measurements; None before the run is done."""
-        path = self.path / "probes.json"
-        return read_record(path, ProbeResults) if path.exists() else None
+        return read_optional_record(self.path / "probes.json", ProbeResults)
 
     @property
     def examples(self) -> ExampleScores | None:
         """The values of metrics by example; None unless the run was evaluated on tasks of such."""
-        path = self._examples_path
-        return read_record(path, ExampleScores) if path.exists() else None
+        return read_optional_record(self._examples_path, ExampleScores)
 
     @property
     def _examples_path(self) -> Path:
