@@ -5,7 +5,7 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,11 @@ from harness.cli.options import (
 from harness.cli.output import log
 from harness.cli.studies import load_study
 from harness.errors import ExitCode, Problem, UserError
+
+if TYPE_CHECKING:
+    from harness.cli.launching import Launch
+    from harness.config import PlannedStudy
+    from harness.results.store import Store
 
 MAX_SEEDS = 10_000
 
@@ -100,17 +105,9 @@ def run(
 
         fork_server.start_fork_server()  # loads torch while this process does as well
 
-    from harness.cli import first_screen
     from harness.cli.launching import Launch
-    from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
-    from harness.launch import agent, machine
-    from harness.launch.backend import Backend
-    from harness.launch.local import LocalBackend
-    from harness.launch.slurm.backend import SlurmBackend
-    from harness.launch.slurm.submit import describe
-    from harness.launch.slurm.submit import submit as submit_runs
-    from harness.launch.trackers import Trackers
+    from harness.launch import machine
     from harness.preflight import check_study
     from harness.results.store import Store
 
@@ -128,6 +125,9 @@ def run(
         planned = planned.only(only)
     if not dry_run:
         _check_trackers(planned.trackers, str(study))
+    if is_local:
+        _check_machine(planned)
+    planned = check_study(planned, str(study), log)  # all models, before the first stage
     launch = Launch(
         study=study,
         settings=settings or (),
@@ -140,47 +140,74 @@ def run(
     )
     if is_local:
         launch = replace(launch, order=partial(machine.order, parallel=planned.launch.parallel))
-    possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
-    problems = machine.check_machine(possible, planned.launch.parallel) if is_local else []
-    problems += machine.check_memory(possible) if is_local else []
-    if problems:
-        raise UserError(problems)
-    planned = check_study(planned, str(study), log)  # all models, before the first stage
-    if not dry_run:
-        record_tuning(planned, store)
+    if dry_run:
+        _print_due(planned, store, launch, print_script)
+    elif not _train(planned, store, launch, no_wait):
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _train(planned: "PlannedStudy", store: "Store", launch: "Launch", no_wait: bool) -> bool:
+    """Train the runs that are due, stage by stage; return whether the study is done."""
+    from harness.cli import first_screen
+    from harness.cli.stages import checked_stages, record_tuning, unfinished
+    from harness.launch import agent
+    from harness.launch.backend import Backend
+    from harness.launch.local import LocalBackend
+    from harness.launch.slurm.backend import SlurmBackend
+    from harness.launch.slurm.submit import submit
+    from harness.launch.trackers import Trackers
+
+    record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
         local = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
         backend: Backend = local
-        if not is_local:
-            submit = partial(submit_runs, settings=planned.launch.job_settings(), log=log)
-            backend = SlurmBackend(submit, log, trackers.name_run, waits=not no_wait)
-        for stage in stages(planned, store, log):
-            checked = stage if stage is planned else check_study(stage, str(study), log)
-            if dry_run:
-                _, todo, _ = launch.select(checked, store)
-                if print_script:
-                    print(describe(store, planned.name, todo, planned.launch.job_settings()))
-                    continue
-                for spec in todo:
-                    print(spec.run_id)
-                continue
-            is_done = launch.start(checked, store, backend) and is_done
-            if is_local and planned.launch.timed == "exclusive":
-                launch.time_runs(checked, store, local, planned.launch.timing_steps)
+        if planned.launch.on == "slurm":
+            submit_runs = partial(submit, settings=planned.launch.job_settings(), log=log)
+            backend = SlurmBackend(submit_runs, log, trackers.name_run, waits=not no_wait)
+        for stage in checked_stages(planned, store, launch.study, log):
+            is_done = launch.start(stage, store, backend) and is_done
+            if backend is local and planned.launch.timed == "exclusive":
+                launch.time_runs(stage, store, local, planned.launch.timing_steps)
             record_tuning(planned, store)
-            if fail_fast and not is_done:
+            if launch.fail_fast and not is_done:
                 break
-    if planned.tuning is not None:
-        missing = list(unfinished(planned.tuning, read_progress(planned.tuning, store)))
-        if dry_run and missing:
-            log("the tuned runs follow when their settings are chosen:")
-        log(*missing)
-        is_done = is_done and not missing
-    if not dry_run:
-        first_screen.show(store, planned.name, study)
-    if not is_done and not dry_run:
-        raise typer.Exit(ExitCode.SOME_FAILED)
+    missing = unfinished(planned, store)
+    log(*missing)
+    first_screen.show(store, planned.name, launch.study)
+    return is_done and not missing
+
+
+def _print_due(planned: "PlannedStudy", store: "Store", launch: "Launch", scripts: bool) -> None:
+    """Print the ids of the runs that are due, or the `scripts` of their jobs; start nothing."""
+    from harness.cli.stages import checked_stages, unfinished
+    from harness.launch.slurm.submit import describe
+
+    for stage in checked_stages(planned, store, launch.study, log):
+        _, todo, _ = launch.select(stage, store)
+        if scripts:
+            print(describe(store, planned.name, todo, planned.launch.job_settings()))
+            continue
+        for spec in todo:
+            print(spec.run_id)
+    missing = unfinished(planned, store)
+    if missing:
+        log("the tuned runs follow when their settings are chosen:", *missing)
+
+
+def _check_machine(planned: "PlannedStudy") -> None:
+    """Check that this machine has the devices and the memory of all runs, of later stages too.
+
+    Raises:
+        UserError: it has not; names each setting.
+    """
+    from harness.launch import machine
+
+    possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
+    problems = machine.check_machine(possible, planned.launch.parallel)
+    problems += machine.check_memory(possible)
+    if problems:
+        raise UserError(problems)
 
 
 def _is_local(study: Path, settings: Sequence[str]) -> bool:

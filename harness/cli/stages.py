@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from harness.analysis.tuning import choose, rank_settings
 from harness.cli.look_stages import look_stages
 from harness.config import PlannedStudy, TunedLevels, TuningPlan
+from harness.preflight import check_study
 from harness.results.records import ENDED, RunSpec, SettingValues, TunedEntry, TuningRecord
 from harness.results.run_data import RunData, read_run
 from harness.results.store import Store
@@ -113,10 +115,22 @@ def stages(
     yield planned.stage(plan.finals(read_progress(plan, store).chosen))
 
 
-def record_tuning(planned: PlannedStudy, store: Store) -> TuningProgress | None:
-    """Write the settings that entries have tried and chosen; return them, None without tuning."""
+def checked_stages(
+    planned: PlannedStudy, store: Store, study: Path, log: Callable[[str], None]
+) -> Iterator[PlannedStudy]:
+    """Yield the stages of a checked study; check each that was not planned at the start.
+
+    Raises:
+        UserError: a model of a later stage cannot be built.
+    """
+    for stage in stages(planned, store, log):
+        yield stage if stage is planned else check_study(stage, str(study), log)
+
+
+def record_tuning(planned: PlannedStudy, store: Store) -> None:
+    """Write the settings that entries have tried and chosen; nothing without tuning."""
     if planned.tuning is None:
-        return None
+        return
     progress = read_progress(planned.tuning, store)
     record = TuningRecord(
         settings_hash=planned.settings_hash,
@@ -124,11 +138,15 @@ def record_tuning(planned: PlannedStudy, store: Store) -> TuningProgress | None:
         entries=[entry.tuned for entry in progress.entries.values()],
     )
     store.record_tuning(planned.name, record)
-    return progress
 
 
-def unfinished(plan: TuningPlan, progress: TuningProgress) -> Iterator[str]:
-    """Yield a line for each selected entry that has no chosen settings, with the reason."""
+def unfinished(planned: PlannedStudy, store: Store) -> list[str]:
+    """Return a line for each selected entry that should be tuned and is not, with the reason."""
+    plan = planned.tuning
+    if plan is None:
+        return []
+    progress = read_progress(plan, store)
+    lines = []
     for name in plan.selected:
         entry = progress.entries[name]
         n_trials = len(entry.tuned.trials)
@@ -136,4 +154,5 @@ def unfinished(plan: TuningPlan, progress: TuningProgress) -> Iterator[str]:
             reason = f"{n_trials - entry.n_ended} of {n_trials} trials have not ended"
             if entry.n_ended == n_trials:
                 reason = "each of its settings has a trial that failed"
-            yield f"{name}: not tuned, {reason}"
+            lines.append(f"{name}: not tuned, {reason}")
+    return lines
