@@ -112,13 +112,13 @@ def test_text_that_begins_a_block_is_a_paragraph(render, hostile):
 
 
 BLOCKS = {
-    "paragraph": lambda text: paragraph(text),
+    "paragraph": paragraph,
     "code": lambda text: paragraph(Code(text)),
     "emphasis": lambda text: paragraph(Emphasis(text)),
     "item": lambda text: ItemList([(text,)]),
     "note": lambda text: Note([paragraph(text)]),
-    "heading": lambda text: Heading(text),
-    "code block": lambda text: CodeBlock(text),
+    "heading": Heading,
+    "code block": CodeBlock,
     "details": lambda text: Details(text, (paragraph("x"),)),
     "cell": lambda text: table("C", ["a"], [[text]]),
     "code in a cell": lambda text: table("C", ["a"], [[Code(text)]]),
