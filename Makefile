@@ -62,7 +62,8 @@ calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 sim
 chaos: $(installed)  ## kill runs and jobs at random (KILLS=50, SEED=n repeats one), try 7,000 invalid studies
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
-	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py
+	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py \
+		tests/cli/test_hostile_results.py
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
