@@ -2,8 +2,8 @@
 
 `install` wraps the functions that change files: those of `os`, `open`, and `save_file` of
 safetensors. The operations of a launcher and of its ranks on files in the folder of the environment
-variable CRASH_FOLDER count. Each has a role (`launcher`, `rank0`, ...), the kind of its thread, and
-a number within both, which are the same in each run of one study.
+variable CRASH_FOLDER count. Each has a role (`launcher`, `rank0`, ...), the kind of its thread, one
+of the folders WATCHED, and a number within these, which are the same in each run of one study.
 
 Two files in that folder control the wrappers: operations are appended to `operations.jsonl` if it
 exists, and `armed.json` is the point at which to kill. A process reads it at its first operation.
@@ -51,7 +51,7 @@ class _Process:
         self.role = role
         self.folder = Path(os.environ[FOLDER])
         self.watched = tuple(f"{self.folder / name}{os.sep}" for name in WATCHED)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
         armed = self.folder / ARMED
         self.armed = json.loads(_read(armed)) if armed.exists() else {}
 
@@ -123,27 +123,34 @@ def _this_process() -> _Process | None:
     """Return what is known of this process; None if it is neither a launcher nor a rank."""
     global _process  # noqa: PLW0603 - one process has one role
     pid = os.getpid()
-    if _process is None or _process.pid != pid:
-        if pid == _launcher_pid:
-            role = "launcher"
-        elif _launcher_pid is None and "RANK" in os.environ:
-            role = f"rank{os.environ['RANK']}"
-        else:
-            return None
-        with _lock:
+    if pid == _launcher_pid:
+        role = "launcher"
+    elif _launcher_pid is None and "RANK" in os.environ:
+        role = f"rank{os.environ['RANK']}"
+    else:
+        return None
+    with _lock:
+        if _process is None or _process.pid != pid:
             _process = _Process(pid, role)
-    return _process
+        return _process
 
 
 def _count(process: _Process, name: str, paths: list[str]) -> str | None:
     """Count an operation; return on which side of it the process is to be killed, if it is."""
     thread = re.sub("[^a-z]+", " ", threading.current_thread().name.lower()).strip()
-    with _lock:
-        number = process.counts[thread]
-        process.counts[thread] += 1
     relative = [os.path.relpath(path, process.folder) for path in paths]
+    area = relative[0].split(os.sep)[0]
+    with _lock:
+        number = process.counts[thread, area]
+        process.counts[thread, area] += 1
     place = HEX.sub("#", " ".join(relative))
-    operation = {"role": process.role, "thread": thread, "number": number, "kind": name}
+    operation = {
+        "role": process.role,
+        "thread": thread,
+        "area": area,
+        "number": number,
+        "kind": name,
+    }
     log = process.folder / OPERATIONS
     if log.exists():
         line = json.dumps(operation | {"place": place}) + "\n"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import crash_hook
 from crash_foreground import FOREGROUND
@@ -58,15 +59,15 @@ PARALLELISMS = {
 LAUNCHER = Path(__file__).with_name("crash_launcher.py")
 MAX_STARTS = 3  # after the crash
 MAX_EQUAL = 8  # operations of one place
-STRIDE = 7  # between points of a sample
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A file-system operation of a run; `number` counts those of one role and kind of thread."""
+    """A file-system operation of a run; `number` counts those of its role, thread and area."""
 
     role: str
     thread: str
+    area: str
     number: int
     kind: str
     place: str
@@ -111,42 +112,38 @@ def points(operations: Sequence[Operation]) -> list[Point]:
     return found
 
 
-def sample(operations: Sequence[Operation], n_points: int) -> list[Point]:
-    """Return `n_points` points, which share the kinds of operations and the two roles evenly."""
+def sample(operations: Sequence[Operation], n_points: int, random: Random) -> list[Point]:
+    """Return `n_points` random points, of all kinds of operations of launcher and ranks in turn."""
     by_kind: dict[tuple[bool, str], list[Point]] = {}
     for point in points(operations):
         key = (point.operation.role == "launcher", point.operation.kind)
         by_kind.setdefault(key, []).append(point)
-    chosen: list[Point] = []
-    for round_ in itertools.count():
-        for i, of_kind in enumerate(by_kind.values()):
-            chosen.append(of_kind[(i + STRIDE * round_) % len(of_kind)])
-        if len(chosen) >= n_points:
-            return chosen[:n_points]
-    raise AssertionError
+    groups = list(by_kind.values())
+    for group in groups:
+        random.shuffle(group)
+    random.shuffle(groups)
+    in_turn = itertools.chain(*itertools.zip_longest(*groups))
+    return [point for point in in_turn if point is not None][:n_points]
 
 
-class CrashedRuns:
-    """Runs of one study of one run, each in a results folder of its own; `with` ends them.
+class Launcher:
+    """Starts the command line in `folder`, each time in a process that has loaded it already.
 
-    `expected` is the result without a crash.
+    With `with`, it ends.
     """
 
-    def __init__(self, folder: Path, parallelism: str, is_foreground: bool = False) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         for name in (*crash_hook.WATCHED, "tmp"):
             (folder / name).mkdir(parents=True)
-        if is_foreground:
-            (folder / FOREGROUND).touch()
         lines = [f"the cat sees {number}.\n" for number in range(400)]
         (folder / "text.txt").write_text("".join(lines))
-        text = STUDY.replace("{parallelism}", PARALLELISMS[parallelism])
-        (folder / "study.toml").write_text(text)
-        store = Store(folder / "stores/0")
+        for name, parallelism in PARALLELISMS.items():
+            (folder / f"{name}.toml").write_text(STUDY.replace("{parallelism}", parallelism))
         search_path = [str(LAUNCHER.parent), os.environ.get("PYTHONPATH", "")]  # of the fork server
         with open(folder / "output.txt", "w") as output:
-            self._launcher = subprocess.Popen(
-                [sys.executable, LAUNCHER, *_arguments(store)],
+            self._process = subprocess.Popen(
+                [sys.executable, LAUNCHER, *_arguments("single", Store(folder / "stores/0"))],
                 cwd=folder,
                 env=os.environ
                 | {
@@ -163,22 +160,62 @@ class CrashedRuns:
             )
         self._n_stores = 0
 
-    def __enter__(self) -> "CrashedRuns":
+    def __enter__(self) -> "Launcher":
+        assert self._process.stdout.readline() == "ready\n", self._output()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._launcher.communicate()
+        self._process.communicate()
+
+    def new_store(self) -> Store:
+        """Return a store that does not exist."""
+        self._n_stores += 1
+        return Store(self.folder / "stores" / str(self._n_stores))
+
+    def run(self, parallelism: str, store: Store, cache: Path, *options: str) -> int:
+        """Run the study of a parallelism; return the exit code."""
+        request = {
+            "arguments": [*_arguments(parallelism, store), *options],
+            "output": f"{store.root}.txt",
+            "cache": str(cache),
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def _output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+
+def _arguments(parallelism: str, store: Store) -> list[str]:
+    return ["run", f"{parallelism}.toml", "--results", str(store.root)]
+
+
+@dataclass
+class CrashedRuns:
+    """Runs of one parallelism, each in a results folder of its own.
+
+    If it `is_foreground`, the training waits for each checkpoint.
+    """
+
+    launcher: Launcher
+    parallelism: str
+    is_foreground: bool
+
+    def __post_init__(self) -> None:
+        self._folder = self.launcher.folder
+        self._expected: dict[str, object] = {}
 
     def operations(self) -> list[Operation]:
         """Return the operations of a run without a crash, which fills the caches as well."""
-        assert self._launcher.stdout.readline() == "ready\n"
         log = self._folder / crash_hook.OPERATIONS
         log.touch()
-        store, cache = self._new_store(), self._folder / "cache/new"
-        assert self._run(store, cache) == ExitCode.DONE, self._output(store)
+        store = self.launcher.new_store()
+        code = self._run(store, self._folder / "cache" / self._name)
+        assert code == ExitCode.DONE, _output(store)
         operations = [Operation(**json.loads(line)) for line in log.read_text().splitlines()]
         log.unlink()
-        self.expected = result(store)
+        self._expected = result(store)
         return operations
 
     def crash(self, point: Point) -> list[str]:
@@ -188,9 +225,8 @@ class CrashedRuns:
             AssertionError: the point was not reached, the runs after the crash do not end it, or
                 the result is another one.
         """
-        store = self._new_store()
-        # The caches are empty where the point is in one of them.
-        is_in_cache = point.operation.place.startswith("cache/new/")
+        store = self.launcher.new_store()
+        is_in_cache = point.operation.area == "cache"  # then the caches are empty
         cache = self._folder / "cache" / (store.root.name if is_in_cache else "0")
         armed = self._folder / crash_hook.ARMED
         fired = self._folder / crash_hook.FIRED
@@ -209,34 +245,27 @@ class CrashedRuns:
             code = self._run(store, cache, *(["--retry-failed"] if has_failed else []))
             if code == ExitCode.DONE:
                 break
-        assert code == ExitCode.DONE, f"{point}: {statuses}\n{self._output(store)}"
+        assert code == ExitCode.DONE, f"{point}: {statuses}\n{_output(store)}"
         found = result(store)
-        for name, value in self.expected.items():
-            assert found[name] == value, f"{point}: {statuses}: {name}\n{self._output(store)}"
+        for name, value in self._expected.items():
+            assert found[name] == value, f"{point}: {statuses}: {name}\n{_output(store)}"
         shutil.rmtree(store.root)
         return statuses
 
-    def _new_store(self) -> Store:
-        self._n_stores += 1
-        return Store(self._folder / "stores" / str(self._n_stores))
+    @property
+    def _name(self) -> str:
+        return f"{self.parallelism}-{'foreground' if self.is_foreground else 'background'}"
 
     def _run(self, store: Store, cache: Path, *options: str) -> int:
-        """Run the study; return the exit code."""
-        request = {
-            "arguments": [*_arguments(store), *options],
-            "output": f"{store.root}.txt",
-            "cache": str(cache),
-        }
-        self._launcher.stdin.write(json.dumps(request) + "\n")
-        self._launcher.stdin.flush()
-        return int(self._launcher.stdout.readline())
-
-    def _output(self, store: Store) -> str:
-        return Path(f"{store.root}.txt").read_text()
+        flag = self._folder / FOREGROUND
+        flag.unlink(missing_ok=True)
+        if self.is_foreground:
+            flag.touch()
+        return self.launcher.run(self.parallelism, store, cache, *options)
 
 
-def _arguments(store: Store) -> list[str]:
-    return ["run", "study.toml", "--results", str(store.root)]
+def _output(store: Store) -> str:
+    return Path(f"{store.root}.txt").read_text()
 
 
 def result(store: Store) -> dict[str, object]:
