@@ -209,7 +209,7 @@ Each is meant for at most four minutes on one H100. `make docs` then writes this
 the median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
 
 On a GPU, `sample` and the tasks of lm-eval decode with a CUDA graph: one launch for all kernels of
-a token, instead of some 200. They do so for at least 64 tokens after the prompt and up to 256 MiB
+a token, instead of some 170. They do so for at least 64 tokens after the prompt and up to 256 MiB
 of KV cache in a layer, since a graph reads the whole cache; both limits are estimates. A variant
 whose step cannot be captured decodes without, with a warning.
 

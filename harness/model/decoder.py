@@ -1,6 +1,6 @@
 """Decode token by token: eagerly, or by repeating a CUDA graph of one step.
 
-The host launches some 200 kernels for a token of GPT-2 124M. At small batches this takes longer
+The host launches some 170 kernels for a token of GPT-2 124M. At small batches this takes longer
 than the kernels, most of which wait for the host. A CUDA graph launches them all at once. It
 repeats them with the same memory and the same integers, so that a captured step decodes at a
 `StaticPosition`.
