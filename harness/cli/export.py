@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption, StudyArgument
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import study_name
 
 Format = Literal["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
@@ -35,6 +35,6 @@ def export(
     for kind, count in omitted.items():
         if count:
             log(f"left out: {count:,} {kind}")
-    print(folder)
+    show(folder)
     if instructions:
-        print(instructions)
+        show(instructions)

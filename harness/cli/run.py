@@ -17,7 +17,7 @@ from harness.cli.options import (
     StudyFileArgument,
     WhereOption,
 )
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import load_study
 from harness.errors import ExitCode, Problem, UserError
 
@@ -160,10 +160,10 @@ def run(
             if dry_run:
                 _, todo, _ = launch.select(checked, store)
                 if print_script:
-                    print(describe(store, planned.name, todo, planned.launch.job_settings()))
+                    show(describe(store, planned.name, todo, planned.launch.job_settings()))
                     continue
                 for spec in todo:
-                    print(spec.run_id)
+                    show(spec.run_id)
                 continue
             is_done = launch.start(checked, store, backend) and is_done
             if is_local and planned.launch.timed == "exclusive":

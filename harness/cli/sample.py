@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import TrustCodeOption
+from harness.printable import printable
 
 TOKENIZER_HELP = (
     "bytes, gpt2, r50k_base, p50k_base, cl100k_base or o200k_base; default: the checkpoint's."
@@ -68,4 +69,6 @@ def sample(
 
 
 def _write(text: str) -> None:
+    if sys.stdout.isatty():  # a model may generate what a terminal obeys
+        text = printable(text)
     print(text, end="", flush=True)

@@ -199,6 +199,20 @@ def read_record(path: Path, record: type[VersionedT]) -> VersionedT:
         raise StoreError(f"{path}: {error}") from error
 
 
+def read_optional_record(path: Path, record: type[VersionedT]) -> VersionedT | None:
+    """Read a JSON file into its record; None if the file does not exist.
+
+    Raises:
+        StoreError: as `read_record`.
+    """
+    try:
+        return read_record(path, record)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
 class FormError(Exception):
     """The content of a file does not have the form of its version."""
 

@@ -185,12 +185,13 @@ class Run(RunFiles):
             if path.name in ("spec.json", "status.json"):
                 continue
             self.check_claim()
-            if resumes and _is_needed_to_resume(path.name):
-                self._detach_writers(path)
-            elif path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            with self._reading():
+                if resumes and _is_needed_to_resume(path.name):
+                    self._detach_writers(path)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         if has_changed:  # after its files are gone: a crash in between leaves none of other code
             spec = self.spec.model_copy(update={"code_hash": code_hash})
             write_json(self.path / "spec.json", spec, self._fence)

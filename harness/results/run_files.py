@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
     read_lines,
+    read_optional_record,
     read_record,
     replace,
     truncate_lines,
@@ -81,20 +82,17 @@ class RunFiles:
     @property
     def env(self) -> Environment | None:
         """Machine, software and commit; None before the run has started."""
-        path = self.path / "env.json"
-        return read_record(path, Environment) if path.exists() else None
+        return read_optional_record(self.path / "env.json", Environment)
 
     @property
     def probes(self) -> ProbeResults | None:
         """The measurements; None before the run is done."""
-        path = self.path / "probes.json"
-        return read_record(path, ProbeResults) if path.exists() else None
+        return read_optional_record(self.path / "probes.json", ProbeResults)
 
     @property
     def examples(self) -> ExampleScores | None:
         """The values of metrics by example; None unless the run was evaluated on tasks of such."""
-        path = self._examples_path
-        return read_record(path, ExampleScores) if path.exists() else None
+        return read_optional_record(self._examples_path, ExampleScores)
 
     @property
     def _examples_path(self) -> Path:
@@ -119,6 +117,19 @@ class RunFiles:
         """
         if self._fence is not None:
             self._fence.check()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read files before they are replaced; a successor may have removed them meanwhile.
+
+        Raises:
+            ClaimLost: another process has taken a fenced run over, and a file is missing.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_claim()
+            raise
 
     def temporary(self, path: Path) -> Path:
         """Return where to write what `replace` then moves to `path` within the run's folder."""
@@ -185,11 +196,13 @@ class RunFiles:
 
     def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
-        truncate_lines(self.steps_path(rank), n_steps, self._fence)
+        with self._reading():
+            truncate_lines(self.steps_path(rank), n_steps, self._fence)
 
     def truncate_evals(self, n_evals: int) -> None:
         """Keep the first `n_evals` evaluations."""
-        truncate_lines(self.evals_path, n_evals, self._fence)
+        with self._reading():
+            truncate_lines(self.evals_path, n_evals, self._fence)
 
     def write_env(self, env: Environment) -> None:
         """Record machine, software and commit."""

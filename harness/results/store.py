@@ -13,7 +13,13 @@ from harness.errors import StoreError, UserError
 from harness.results import claims
 from harness.results.archive import Archive
 from harness.results.claims import Fence
-from harness.results.files import JsonLinesWriter, read_lines, read_record, write_json
+from harness.results.files import (
+    JsonLinesWriter,
+    read_lines,
+    read_optional_record,
+    read_record,
+    write_json,
+)
 from harness.results.records import LaunchRecord, RunSpec, Submission, TuningRecord
 from harness.results.run import Run
 
@@ -72,8 +78,7 @@ class Store:
         Raises:
             StoreError: the file is damaged.
         """
-        path = self.root / study / "tuning.json"
-        return read_record(path, TuningRecord) if path.exists() else None
+        return read_optional_record(self.root / study / "tuning.json", TuningRecord)
 
     def record_tuning(self, study: str, tuning: TuningRecord) -> None:
         """Replace the record of a study's tuning."""

@@ -18,6 +18,7 @@ from harness.provenance.archive import archive_code
 from harness.provenance.contents import Contents
 from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
+from harness.results.checkpoints import drop_states
 from harness.results.claims import Claim, owner_of
 from harness.results.files import is_disk_full, remedy_of
 from harness.results.host_memory import host_capacities
@@ -26,7 +27,6 @@ from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
 from harness.results.timing import timing_of_process
-from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
@@ -167,7 +167,7 @@ def _train(
     if context.is_first:
         run.write_probes(_with_total_time(probes, time.time() - started))
         run.finish("done")
-        drop_state(run, spec.launch.keep_checkpoints)
+        drop_states(run, spec.launch.keep_checkpoints)
 
 
 def _earlier_environment(run: Run) -> Environment | None:

@@ -1,6 +1,7 @@
 """A process that was taken for dead and wakes up would mix its files with its successor's."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,30 @@ def test_a_write_that_pauses_at_its_end_changes_nothing(run, monkeypatch, name, 
     assert content(run) == seen[0][1]
 
 
+READ_FIRST = [("steps", Path, "read_bytes"), ("evaluations", Path, "read_bytes")]
+READ_FIRST += [("mark_running", os, "unlink"), ("mark_running", shutil, "copyfile")]
+
+
+@pytest.mark.parametrize(("name", "module", "function"), READ_FIRST)
+def test_a_file_that_a_successor_removes_is_no_error_of_its_own(
+    run, monkeypatch, name, module, function
+):
+    """The write pauses between its check and the first use of the file, which is gone then."""
+    late = begin(run)
+    if function == "unlink":
+        late.finish("failed", "error")
+    seen = []
+
+    def succeed():
+        late.finish("failed", "error")
+        seen.append((take_over(run), content(run)))
+
+    after(monkeypatch, module, function, succeed)
+    with pytest.raises(ClaimLost):
+        REPLACED[name](late)
+    assert content(run) == seen[0][1]
+
+
 @pytest.mark.parametrize("resumes", [True, False])
 @pytest.mark.parametrize("kind", ["steps", "evaluations", "log"])
 def test_lines_of_a_lost_claim_are_not_in_the_files(run, kind, resumes):
@@ -245,6 +270,7 @@ def test_an_owner_paused_at_any_moment_loses_its_writes(run, monkeypatch):
         assert os.waitstatus_to_exitcode(code) == 17
         assert content(run) == before, pause
         claim.run.finish("failed", "error")
+        (run.path / "probes.json").unlink(missing_ok=True)  # which says that the next has begun
         claim.release()
 
 

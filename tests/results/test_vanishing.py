@@ -26,6 +26,7 @@ from harness.provenance.sources import Sources
 from harness.report.watch import ReportRequest
 from harness.results.limits import Limits
 from harness.results.manage import size_bytes
+from harness.results.run import Run
 
 ACCESSES = (os, "stat"), (os, "lstat"), (os, "scandir"), (os, "listdir"), (os, "open")
 ACCESSES += (io, "open"), (builtins, "open"), (os, "readlink"), (os, "utime")
@@ -60,6 +61,9 @@ class Victim:
         elif self.change == "checkpoint":
             shutil.rmtree(self.path / "checkpoint/step-8")
             (self.path / ".status.json.ab.tmp").unlink()
+        elif self.change == "restart":
+            Run(self.path).finish("failed", "error")
+            Run(self.path).mark_running()
         else:
             (self.path / "status.json").write_text("{")
 
@@ -150,7 +154,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("change", ["checkpoint", "run", "damage"])
+@pytest.mark.parametrize("change", ["checkpoint", "run", "restart", "damage"])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_survives_what_vanishes_at_any_time(reader, change, study, victim):
     planned = specs(study)
