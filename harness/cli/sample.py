@@ -1,5 +1,6 @@
 """`sample`: continue a prompt with a trained model."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
