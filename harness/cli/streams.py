@@ -20,7 +20,7 @@ class ReaderGone(SystemExit):
 
 
 class _Output(io.FileIO):
-    """A standard output. `is_discarded`: the process ends, and what is buffered is lost."""
+    """A standard output. `is_discarded`: the process ends, and buffered bytes are lost."""
 
     is_discarded = False
 
