@@ -73,7 +73,7 @@ def prepare() -> None:
 
 
 def discard() -> None:
-    """Let nothing more be written, so that Python has nothing to report when it ends."""
+    """Discard further output, so that Python reports no failure when it ends."""
     _Output.is_discarded = True
 
 
