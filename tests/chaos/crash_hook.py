@@ -27,6 +27,7 @@ OPERATIONS = "operations.jsonl"
 ARMED = "armed.json"
 FIRED = "fired"
 LAUNCHER = "launcher.pid"
+FOREGROUND = "foreground"
 
 ONE_PATH = ("unlink", "remove", "mkdir", "rmdir", "truncate")
 TWO_PATHS = ("replace", "rename", "link", "symlink")

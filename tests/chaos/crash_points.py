@@ -15,7 +15,6 @@ from pathlib import Path
 from random import Random
 
 import crash_hook
-from crash_foreground import FOREGROUND
 
 from harness.errors import ExitCode
 from harness.results.run import Run
@@ -257,7 +256,7 @@ class CrashedRuns:
         return f"{self.parallelism}-{'foreground' if self.is_foreground else 'background'}"
 
     def _run(self, store: Store, cache: Path, *options: str) -> int:
-        flag = self._folder / FOREGROUND
+        flag = self._folder / crash_hook.FOREGROUND
         flag.unlink(missing_ok=True)
         if self.is_foreground:
             flag.touch()
@@ -295,9 +294,13 @@ def _weights(run: Run) -> dict[str, tuple[str, bytes]]:
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Yield the files of a store without claims, whose numbers grow with each start."""
+    """Yield the files of a store without claims, whose numbers grow with each start.
+
+    Temporary files that a crash leaves in an archive, which no reader sees, do not count.
+    """
     for folder, _, names in os.walk(root):
         for name in names:
             path = os.path.relpath(Path(folder, name), root)
-            if ".claims" not in path:
+            is_left = "archive" in path and name.endswith(".tmp")
+            if ".claims" not in path and not is_left:
                 yield path

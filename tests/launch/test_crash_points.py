@@ -4,7 +4,7 @@ import os
 from random import Random, randrange
 
 import pytest
-from crash_points import CrashedRuns, Launcher, sample
+from crash_points import CrashedRuns, Launcher, Point, sample
 
 pytestmark = pytest.mark.distributed
 
@@ -25,3 +25,14 @@ def test_a_crash_at_an_operation_changes_no_bit(parallelism, launcher):
     runs = CrashedRuns(launcher, parallelism, parallelism in IN_FOREGROUND)
     for point in sample(runs.operations(), N_POINTS[parallelism], Random(seed)):
         runs.crash(point)
+
+
+def test_states_that_a_crash_left_are_removed(launcher):
+    """Training removes them after the run is done, so that a crash before loses no step."""
+    runs = CrashedRuns(launcher, "single", is_foreground=False)
+    removals = [
+        operation
+        for operation in runs.operations()
+        if operation.thread == "mainthread" and "checkpoint/step-4/state/" in operation.place
+    ]
+    assert runs.crash(Point(removals[0], "before", "process")) == ["done None"]
