@@ -21,6 +21,8 @@ from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
 # Texts of PyTorch, of safetensors, and of C libraries.
+TOO_MANY_FILES = os.strerror(errno.EMFILE)
+MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
 TORN = b"#torn"  # the end of a torn line to which a later writer has appended others
 TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it whole by then
@@ -96,10 +98,15 @@ def create(temporary: Path, path: Path) -> bool:
 
 def _create_in_place(path: Path, content: bytes) -> bool:
     try:
-        with open(path, "xb") as file:
-            file.write(content)
+        file = open(path, "xb")  # noqa: SIM115 - an error of `open` is none of the content
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -113,6 +120,11 @@ def is_disk_full(error: BaseException) -> bool:
     if any(text in str(error) for text in DISK_FULL):
         return True
     return error.__cause__ is not None and is_disk_full(error.__cause__)
+
+
+def remedy_of(error: BaseException) -> str:
+    """Return what follows the text of an error: a remedy if too many files are open, or nothing."""
+    return f"; {MORE_FILES}" if TOO_MANY_FILES in str(error) else ""
 
 
 def check_regular(path: Path) -> None:

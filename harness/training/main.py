@@ -20,7 +20,7 @@ from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
 from harness.results.checkpoints import drop_states
 from harness.results.claims import Claim, owner_of
-from harness.results.files import is_disk_full
+from harness.results.files import is_disk_full, remedy_of
 from harness.results.host_memory import host_capacities
 from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
@@ -198,7 +198,7 @@ def _record_failure(run: Run, error: BaseException, stop: StopRequest) -> None:
         while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
             if time.monotonic() >= deadline:
                 message = f"{type(error).__name__}: {error}".splitlines()[0]
-                message = message.partition(GLOO_ADVICE)[0]
+                message = message.partition(GLOO_ADVICE)[0] + remedy_of(error)
                 if reason == "oom":
                     message = f"{message.partition(CUDA_ADVICE)[0]}; {_explain_memory(run, error)}"
                 run.finish("failed", reason, message)
