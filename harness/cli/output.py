@@ -5,6 +5,7 @@ import sys
 
 from harness.errors import StoreError, UserError
 from harness.printable import printable
+from harness.results.files import remedy_of
 
 
 def example(arguments: str) -> str:
@@ -20,12 +21,14 @@ def command_line() -> str:
 
 def report_error(error: UserError | StoreError | OSError) -> None:
     """Print an error of the user or of a file to stderr, without a traceback."""
-    if not isinstance(error, UserError):
-        log(f"error: {error}")
-        return
-    n_problems = len(error.problems)
-    title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
-    log(title, *(f"  {problem}" for problem in error.problems))
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        log("error: the folder in which this command runs was removed: change to another one")
+    elif not isinstance(error, UserError):
+        log(f"error: {error}{remedy_of(error)}")
+    else:
+        n_problems = len(error.problems)
+        title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
+        log(title, *(f"  {problem}" for problem in error.problems))
 
 
 def show(*lines: object) -> None:

@@ -1,7 +1,5 @@
 """`sample`: continue a prompt with a trained model."""
 
-import io
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -68,12 +66,7 @@ def sample(
     options = locals()
     from harness.sampling.generate import GenerationRequest, generate
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may not represent the output
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        generate(GenerationRequest(**options), _write)
-    except BrokenPipeError:  # exit quietly on a closed pipe, also when Python flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    generate(GenerationRequest(**options), _write)
 
 
 def _write(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 from harness.results.files import open_file
@@ -62,8 +62,13 @@ class StateReader(FileSystemReader):
             pickle.UnpicklingError: it names anything but the classes of an index.
         """
         with open_file(Path(self.path) / INDEX) as file:
-            _IndexUnpickler(file).load()
-        return super().read_metadata(*args, **kwargs)
+            metadata = _IndexUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"refused: it holds a {type(metadata).__name__}")
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id  # as `FileSystemReader` does
+        return metadata
 
 
 class StatePlanner(DefaultLoadPlanner):

@@ -114,6 +114,52 @@ def test_a_run_that_fails_or_hangs_ends_alone(new_run):
     threads["waits"].join()
 
 
+EXITS = {
+    "os._exit": "import os; os._exit(0)",
+    "a thread": "import os, threading, time; threading.Thread(target=os._exit, args=(0,)).start(); "
+    "time.sleep(60)",
+    "exit of C": "import ctypes; ctypes.CDLL(None).exit(0)",
+    "another program": "import os; os.execv('/bin/true', ['true'])",
+}
+
+
+@pytest.mark.parametrize("script", EXITS.values(), ids=EXITS)
+def test_a_rank_that_exits_with_code_0_fails_its_run(new_run, script):
+    """torchrun's engine would wait for its result; the other rank ends too."""
+    runs = [new_run("alone", script), new_run("pair", f"if rank: {script}\n{HANGS}")]
+    started = time.monotonic()
+    threads = start_all(runs, [limits(1), limits(2)])
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert time.monotonic() - started < 30
+    for run, rank in zip(runs, (0, 1), strict=True):
+        status = run.status
+        assert (status.status, status.reason) == ("failed", "error")
+        assert status.message.startswith(f"rank {rank} ended with exit code 0 before")
+
+
+def test_a_run_that_is_done_may_exit_with_code_0(new_run):
+    run = new_run("a", f"{DONE}; import os; os._exit(0)")
+    agent.start(run, limits())
+    assert run.status.status == "done"
+
+
+def test_a_killed_fork_server_is_named(new_run):
+    """Its ranks end, and the next run has another one."""
+    run = new_run("a", HANGS)
+    (thread,) = start_all([run], [limits(2)])
+    wait_for_ranks([run])
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    thread.join()
+    assert (run.status.status, run.status.reason) == ("failed", "killed")
+    assert "the fork server, its parent process, was killed" in run.status.message
+    after = new_run("b", DONE)
+    agent.start(after, limits())
+    assert after.status.status == "done" and forkserver._forkserver._forkserver_pid != server
+
+
 ABORTED = "import os; print('terminate called: std::bad_alloc', flush=True); os.abort()"
 
 
