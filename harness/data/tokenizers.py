@@ -162,7 +162,7 @@ class Tokenizer:
 
 
 def _damaged_files(name: str) -> list[Path]:
-    """Return the files of an encoding in tiktoken's cache that do not hold what they should.
+    """Return the files of an encoding in tiktoken's cache with another content than their hash.
 
     tiktoken removes and downloads a file with another hash; without a network, the reason is lost.
     """
