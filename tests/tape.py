@@ -12,8 +12,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-# Operations that copy values to the host, or whose result has a shape that depends on values.
-WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "equal")
+# Operations that copy values to the host or from it, or whose shapes depend on values. `lift_fresh`
+# is that of `torch.tensor`.
+WAITS = (
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "equal",
+    "lift_fresh",
+)
 
 
 class Made(NamedTuple):

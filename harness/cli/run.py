@@ -107,6 +107,7 @@ def run(
     from harness.launch import agent, machine
     from harness.launch.backend import Backend
     from harness.launch.local import LocalBackend
+    from harness.launch.slow_precision import cpu_features, slow_precision
     from harness.launch.slurm.backend import SlurmBackend
     from harness.launch.slurm.submit import describe
     from harness.launch.slurm.submit import submit as submit_runs
@@ -145,6 +146,8 @@ def run(
     problems += machine.check_memory(possible) if is_local else []
     if problems:
         raise UserError(problems)
+    if is_local and (warning := slow_precision(possible, cpu_features())):
+        log(warning)
     planned = check_study(planned, str(study), log)  # all models, before the first stage
     if not dry_run:
         record_tuning(planned, store)

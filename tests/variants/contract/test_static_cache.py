@@ -106,8 +106,9 @@ class Baked(torch.nn.Module):
         lambda x, position_1: x[x > position_1],
         lambda x, position_1: x.cumsum(0) if bool(position_1 > 2) else x,
         lambda x, position_1: x * torch.ones(9, device="meta"),
+        lambda x, position_1: x * torch.tensor([1.0] * 9, device=x.device),
     ],
-    ids=["item", "mask", "branch", "devices"],
+    ids=["item", "mask", "branch", "devices", "copy"],
 )
 def test_the_recorder_rejects_what_a_capture_rejects(fault):
     """Else the tests above would pass with a step that fails on every GPU."""
