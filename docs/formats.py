@@ -75,8 +75,8 @@ write it. It is not under version control. In Python, `harness.load()` returns i
       checkpoint/                        newest and best checkpoint, as far as the study keeps them
 
 JSON files are replaced atomically (temporary file, flush, rename). `.jsonl` files grow by whole
-lines; a torn last line is ignored. Numbers are raw, in base units, never rounded. A number that is
-not finite is `null`.
+lines; a torn line, which a crash leaves, is ignored: it is the last one, or ends with `#torn`.
+Numbers are raw, in base units, never rounded. A number that is not finite is `null`.
 
 `schema_version` is {version}. Files of versions 1 and 2 are read as well.
 

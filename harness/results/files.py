@@ -1,14 +1,15 @@
 """Atomic writes, JSON files and files of JSON lines, all read into records.
 
 A file is either replaced whole (written to a temporary file, flushed, renamed) or grows by whole
-lines, so that a reader sees the old or the new content. A torn last line, which a crash leaves
-behind, is ignored.
+lines, so that a reader sees the old or the new content. A torn line, which a crash leaves behind,
+is ignored.
 """
 
 import errno
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,6 +24,8 @@ from harness.results.upgrade import Json, upgrade
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
 MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
+TORN = b"#torn"  # the end of a torn line to which a later writer has appended others
+TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it whole by then
 REMEDY = "remove its folder to run that entry again"
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -239,10 +242,22 @@ def parse_record(content: Json, record: type[VersionedT]) -> VersionedT:
 
 
 class JsonLinesWriter:
-    """Append records to a file of JSON lines; each is one whole line, written at once."""
+    """Append records to a file of JSON lines; each is one whole line, written at once.
+
+    A torn last line of a writer that crashed is ended with `TORN`, by which readers skip it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._fd).st_size
+        if not self._ends_within_line(size):
+            return
+        time.sleep(TORN_AFTER_S)
+        if os.fstat(self._fd).st_size == size:
+            os.write(self._fd, TORN + b"\n")
+
+    def _ends_within_line(self, size: int) -> bool:
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def append(self, record: BaseModel) -> None:
         """Write one record; readers see it from now on.
@@ -276,7 +291,7 @@ def split_lines(path: Path) -> list[bytes]:
 
 
 def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -> list[RecordT]:
-    """Read JSON lines into records; none if the file does not exist. A torn last line is ignored.
+    """Read JSON lines into records; none if the file does not exist. Torn lines are ignored.
 
     With `until_damaged`, the lines before the first damaged one are returned.
 
@@ -285,6 +300,8 @@ def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -
     """
     records = []
     for number, line in enumerate(split_lines(path), start=1):
+        if line.endswith(TORN):
+            continue
         try:
             records.append(_parse(line, record))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
