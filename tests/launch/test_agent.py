@@ -212,6 +212,33 @@ def test_a_rank_that_ignores_the_request_is_killed(new_run, monkeypatch):
     assert run.status.status == "interrupted"
 
 
+COUNTS = """
+import signal, time
+numbers = []
+signal.signal(15, lambda number, frame: numbers.append(number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [15])
+while not numbers: time.sleep(0.01)
+time.sleep(1)
+(run.path / "signals").write_text(str(len(numbers)))
+"""
+
+
+@pytest.mark.parametrize("limit_s", [1e-9, 1.0])
+@pytest.mark.parametrize("request_s", [None, 0.2])
+def test_a_short_limit_signals_a_rank_once(new_run, monkeypatch, limit_s, request_s):
+    """Also if the user stops the run at the same time: each signal may end what a rank saves."""
+    monkeypatch.setattr(agent, "RANKS_MARGIN_S", 0.0)
+    run = new_run("a", COUNTS)
+    stop = Stop()
+    (thread,) = start_all([run], [limits(stall_timeout_s=limit_s)], stop=stop)
+    if request_s is not None:
+        wait_for_ranks([run])
+        time.sleep(request_s)
+        stop.request(signal.SIGTERM)
+    thread.join(timeout=60)
+    assert not thread.is_alive() and (run.path / "signals").read_text() == "1"
+
+
 def test_a_run_that_another_process_took_over_is_left(new_run, monkeypatch):
     """Its ranks are killed, and its status is the new owner's."""
     monkeypatch.setattr(agent, "CLAIM_CHECK_INTERVAL_S", 0.1)
