@@ -403,14 +403,14 @@ def _check(run: RunData) -> None:
     if run.evals.step[-1] != n_steps:
         raise StoreError(
             f"eval.jsonl: the run is done, but its last evaluation is that after "
-            f"{run.evals.step[-1]} of {n_steps} steps; {REMEDY}"
+            f"{run.evals.step[-1]} of the {n_steps} steps of spec.json; {REMEDY}"
         )
     if not len(run.steps):
         raise StoreError("steps.rank*.jsonl: the run is done, but they are missing or empty")
     if len(run.steps) != n_steps:
         raise StoreError(
-            f"steps.rank*.jsonl: the run is done, but {len(run.steps)} of {n_steps} steps are "
-            f"recorded; {REMEDY}"
+            f"steps.rank*.jsonl: the run is done, but {len(run.steps)} of the {n_steps} steps of "
+            f"spec.json are recorded; {REMEDY}"
         )
     for name, n_recorded in {
         "memory": len(run.probes.memory),
@@ -418,7 +418,7 @@ def _check(run: RunData) -> None:
     }.items():
         if n_recorded not in (0, n_ranks):
             raise StoreError(
-                f"probes.json: {name} has {n_recorded} ranks, the run has {n_ranks}; {REMEDY}"
+                f"probes.json: {name} has {n_recorded} ranks, spec.json has {n_ranks}; {REMEDY}"
             )
 
 
