@@ -60,7 +60,7 @@ def limits(world_size: int = 1, stall_timeout_s: float | None = None) -> LaunchS
 def start_all(runs: Sequence[Run], launches, slots=None, stop=None) -> list[threading.Thread]:
     threads = []
     for run, launch, slot in zip(runs, launches, slots or [Slot()] * len(runs), strict=True):
-        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop))
+        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop), daemon=True)
         thread.start()
         threads.append(thread)
     return threads
