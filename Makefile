@@ -62,7 +62,8 @@ calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 sim
 chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-system operations (POINTS=40 or all; SEED=n repeats), try 7,000 invalid studies, and unusual environments
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
-	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py
+	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py \
+		tests/cli/test_hostile_results.py
 	@FUZZ=1000 $(pytest) -n $(WORKERS) tests/launch/test_environments.py
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size

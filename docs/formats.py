@@ -208,10 +208,10 @@ GPU = """# GPU
 Each is meant for at most four minutes on one H100. `make docs` then writes this page. A figure is
 the median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
 
-On a GPU, `sample` and the tasks of lm-eval decode with a CUDA graph: one launch for all kernels of
-a token, instead of some 170. They do so for at least 64 tokens after the prompt and up to 256 MiB
-of KV cache in a layer, since a graph reads the whole cache; both limits are estimates. A variant
-whose step cannot be captured decodes without, with a warning.
+On a GPU, `sample`, the tasks of lm-eval and the decode probe use a CUDA graph: one launch for all
+kernels of a token, instead of some 170. They do so for at least 64 tokens after the prompt and up
+to 256 MiB of KV cache in a layer, since a graph reads the whole cache; both limits are estimates.
+A variant whose step cannot be captured decodes without, with a warning.
 
 """
 NO_FIGURES = """No figures have been measured yet, and no test that needs a GPU has run on one.

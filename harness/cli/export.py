@@ -26,10 +26,11 @@ def export(
 
     data = dataset.read(Store(results), study_name(study))
     folder, instructions = write(data, to, out)
+    for damaged in data.unreadable:
+        log(f"left out: {damaged.name}: {damaged.why}")
     omitted = {
         "runs with other settings": data.left_out,
         "runs replaced by newer ones": data.superseded,
-        "unreadable folders": len(data.unreadable),
         "runs without recorded steps": sum(not has_recorded(run) for run in data.runs),
     }
     for kind, count in omitted.items():

@@ -70,6 +70,6 @@ def sample(
 
 
 def _write(text: str) -> None:
-    if sys.stdout.isatty():  # a model may generate what a terminal obeys
+    if sys.stdout.isatty():  # a model may generate the sequences that a terminal obeys
         text = printable(text)
     print(text, end="", flush=True)

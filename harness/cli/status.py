@@ -56,7 +56,9 @@ def _show(store: "Store", study: str, runs: "list[Run]") -> None:
             status = run.status
             outcomes[run.run_id] = Outcome(status.status, status.reason, status.message)
             readable.append((run.spec, status))
-        except StoreError as error:  # of an imported run, which has no spec, the outcome remains
+        except StoreError as error:
+            if not run.is_imported:  # such a run has no spec
+                outcomes.pop(run.run_id, None)
             outcomes.setdefault(run.run_id, Outcome("unreadable", "error", str(error)))
     specs = [spec for spec, _ in readable]
     computed_by = {spec.run_id: ComputedBy.of(spec, status) for spec, status in readable}

@@ -156,41 +156,51 @@ class StepGraph:
             cache.static = position  # type: ignore[attr-defined]
 
 
+def step_graph(model: GPT, caches: Sequence[Cache], batch: int, n_steps: int) -> StepGraph | None:
+    """Return a captured step if it is faster for `n_steps` steps, with caches that hold a prompt.
+
+    None also if it cannot be captured, as for a variant that waits for the device; then it warns.
+    """
+    if not uses_graph(
+        model.wte.weight.device.type,
+        supports_static_cache=model.supports_static_cache,
+        training=model.training,
+        needs_gradients=torch.is_grad_enabled(),
+        n_steps=n_steps,
+        layer_bytes=sum(cache.nbytes for cache in caches) / max(1, len(caches)),
+    ):
+        return None
+    try:
+        return StepGraph(model, caches, batch, CudaGraph(model.wte.weight.device))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"decodes without a CUDA graph, which is slower: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return None
+
+
 class Decoder:
     """Maps tokens to the logits of the next one, (B, V): first of a prompt, then token by token.
 
-    After the prompt it captures a graph if that is faster for `n_steps` steps. If the capture
-    fails, as for a variant that waits for the device, it warns and continues without. The next call
-    may overwrite the logits. With autocast, all calls must be in one context.
+    After the prompt it captures a graph if that is faster for `n_steps` steps. The next call may
+    overwrite the logits. With autocast, all calls must be in one context.
     """
 
     def __init__(self, model: GPT, caches: Sequence[Cache], n_steps: int) -> None:
         self._model = model
         self._caches = caches
+        self._n_steps = n_steps
+        self._is_prompt = True
         self._step: StepGraph | None = None
-        self._captures = uses_graph(
-            model.wte.weight.device.type,
-            supports_static_cache=model.supports_static_cache,
-            training=model.training,
-            needs_gradients=torch.is_grad_enabled(),
-            n_steps=n_steps,
-            layer_bytes=sum(cache.nbytes for cache in caches) / max(1, len(caches)),
-        )
 
     def __call__(self, tokens_BT: Tensor) -> Tensor:
         """Return the logits after the last token."""
-        if self._captures and self._caches[0].n_seen:
-            self._captures = False
-            self._capture(len(tokens_BT))
+        if self._is_prompt:
+            self._is_prompt = False
+            return self._model.next_logits(tokens_BT, self._caches)
+        if self._n_steps:
+            self._step = step_graph(self._model, self._caches, len(tokens_BT), self._n_steps)
+            self._n_steps = 0
         if self._step is not None:
             return self._step(tokens_BT)
         return self._model.next_logits(tokens_BT, self._caches)
-
-    def _capture(self, batch: int) -> None:
-        try:
-            graph = CudaGraph(self._model.wte.weight.device)
-            self._step = StepGraph(self._model, self._caches, batch, graph)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            message = f"decodes without a CUDA graph, which is slower: {reason}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)

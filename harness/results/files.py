@@ -10,6 +10,7 @@ import os
 import secrets
 import stat
 import time
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -139,6 +140,26 @@ def check_regular(path: Path) -> None:
         )
 
 
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read its bytes.
+
+    Raises:
+        OSError: it is missing, is a folder, pipe or device, or cannot be read.
+    """
+    check_regular(path)
+    return open(path, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
 def absolute(path: Path) -> Path:
     """Return an absolute path without links, like `Path.resolve`, which fails for a loop of links.
 
@@ -179,8 +200,7 @@ def read_json(path: Path) -> Json:
         StoreError: the file is missing or not a JSON object.
     """
     try:
-        check_regular(path)
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read_file(path))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
     if not isinstance(value, dict):
@@ -248,6 +268,8 @@ class JsonLinesWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.exists():
+            check_regular(path)  # to open a pipe would wait for its reader
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._fd).st_size
         if not self._ends_within_line(size):
@@ -278,16 +300,22 @@ class JsonLinesWriter:
 def truncate_lines(path: Path, n_lines: int, fence: Fence | None = None) -> None:
     """Keep the first `n_lines` lines of a file, if it exists."""
     if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_file(path).splitlines(keepends=True)
         write_bytes(path, b"".join(lines[:n_lines]), fence)
 
 
 def split_lines(path: Path) -> list[bytes]:
-    """Return the whole lines of a file; none if it does not exist. A torn last line is ignored."""
+    """Return the whole lines of a file; none if it does not exist. A torn last line is ignored.
+
+    Raises:
+        StoreError: it is no file, or it cannot be read.
+    """
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        return read_file(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
 
 
 def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -> list[RecordT]:

@@ -36,7 +36,7 @@ from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.checkpoints import STATE, n_steps, remove
-from harness.results.files import read_json, write_json
+from harness.results.files import open_file, read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
@@ -348,7 +348,7 @@ def _checksums(state: Path) -> dict[str, int]:
 
 def _crc32(path: Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             value = zlib.crc32(chunk, value)
     return value

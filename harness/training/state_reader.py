@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
+from harness.results.files import open_file
+
 INDEX = ".metadata"
 CHECKPOINT_CLASSES = {
     "Metadata",
@@ -59,7 +61,7 @@ class StateReader(FileSystemReader):
         Raises:
             pickle.UnpicklingError: it names anything but the classes of an index.
         """
-        with open(Path(self.path) / INDEX, "rb") as file:
+        with open_file(Path(self.path) / INDEX) as file:
             metadata = _IndexUnpickler(file).load()
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"refused: it holds a {type(metadata).__name__}")
