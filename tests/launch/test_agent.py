@@ -23,6 +23,7 @@ pytestmark = pytest.mark.distributed
 
 DONE = "run.finish('done')"
 HANGS = "import time; time.sleep(3600)"
+WAITS = "import time; time.sleep(60)"
 IGNORES = f"import signal; signal.signal(15, signal.SIG_IGN); {HANGS}"
 KILLED = "import os; os.kill(os.getpid(), 9)"
 CANNOT_RECORD = "raise SystemExit(1)"
@@ -60,7 +61,7 @@ def limits(world_size: int = 1, stall_timeout_s: float | None = None) -> LaunchS
 def start_all(runs: Sequence[Run], launches, slots=None, stop=None) -> list[threading.Thread]:
     threads = []
     for run, launch, slot in zip(runs, launches, slots or [Slot()] * len(runs), strict=True):
-        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop))
+        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop), daemon=True)
         thread.start()
         threads.append(thread)
     return threads
@@ -126,13 +127,13 @@ EXITS = {
 @pytest.mark.parametrize("script", EXITS.values(), ids=EXITS)
 def test_a_rank_that_exits_with_code_0_fails_its_run(new_run, script):
     """torchrun's engine would wait for its result; the other rank ends too."""
-    runs = [new_run("alone", script), new_run("pair", f"if rank: {script}\n{HANGS}")]
+    runs = [new_run("alone", script), new_run("pair", f"if rank: {script}\n{WAITS}")]
     started = time.monotonic()
     threads = start_all(runs, [limits(1), limits(2)])
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=40)
         assert not thread.is_alive()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 40
     for run, rank in zip(runs, (0, 1), strict=True):
         status = run.status
         assert (status.status, status.reason) == ("failed", "error")
