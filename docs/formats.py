@@ -75,8 +75,8 @@ write it. It is not under version control. In Python, `harness.load()` returns i
       checkpoint/                        newest and best checkpoint, as far as the study keeps them
 
 JSON files are replaced atomically (temporary file, flush, rename). `.jsonl` files grow by whole
-lines; a torn last line is ignored. Numbers are raw, in base units, never rounded. A number that is
-not finite is `null`.
+lines; a torn line, which a crash leaves, is ignored: it is the last one, or ends with `#torn`.
+Numbers are raw, in base units, never rounded. A number that is not finite is `null`.
 
 `schema_version` is {version}. Files of versions 1 and 2 are read as well.
 
@@ -208,10 +208,17 @@ GPU = """# GPU
 Each is meant for at most four minutes on one H100. `make docs` then writes this page. A figure is
 the median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
 
+On a GPU, `sample`, the tasks of lm-eval and the decode probe use a CUDA graph: one launch for all
+kernels of a token, instead of some 170. They do so for at least 64 tokens after the prompt and up
+to 256 MiB of KV cache in a layer, since a graph reads the whole cache; both limits are estimates.
+A variant whose step cannot be captured decodes without, with a warning.
+
 """
 NO_FIGURES = """No figures have been measured yet, and no test that needs a GPU has run on one.
 On a CPU, the tests cover the choice of the kernels, the masks, compiled layers and the code that
-measures.
+measures. They also record a step of decoding with each variant and repeat it: it must give the same
+logits at each position, contain no position of the host and never wait for the device. No graph has
+been captured on a GPU.
 """
 
 

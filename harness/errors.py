@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     CLAIM_LOST = 3  # of a process that trains: another one has taken its run over
     REQUEUE = 75  # of a process that trains: it saved its state and wants to be started again
     INTERRUPTED = 130
+    READER_GONE = 141  # nobody reads the output; shells report SIGPIPE so
 
 
 @dataclass(frozen=True)

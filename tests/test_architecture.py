@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # `harness/__init__.py` (the version, and `load`, which imports lazily) is open to all.
 IMPORTS = {
     "errors": "",
+    "printable": "",
     "results": "errors",
     "provenance": "errors results",
     "variants": "",
@@ -20,8 +21,8 @@ IMPORTS = {
     "analysis": "errors results provenance study",
     "ingest": "errors results analysis",
     "__init__": "analysis",
-    "report": "errors results analysis",
-    "export": "errors results analysis",
+    "report": "errors printable results analysis",
+    "export": "errors printable results analysis",
     "distributed": "variants",
     "model": "errors results variants distributed",
     "data": "errors results provenance",
@@ -32,14 +33,15 @@ IMPORTS = {
     "training": "errors results provenance variants distributed model data probes",
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
-    "launch": "errors results provenance",
-    "cli": "errors results provenance study analysis ingest report export model data "
+    "launch": "errors printable results provenance",
+    "cli": "errors printable results provenance study analysis ingest report export model data "
     "published sampling "
     "training config contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = (
     "errors",
+    "printable",
     "results",
     "provenance",
     "study",

@@ -6,6 +6,7 @@ from pathlib import Path
 import gpu_figures
 import pytest
 import torch
+from tape import Tape
 
 from harness.results.files import write_json
 from harness.results.records import now
@@ -25,7 +26,7 @@ def test_every_figure_is_measured_and_shown(tmp_path, monkeypatch):
     figures = [
         *gpu_figures.training(CPU, TINY, micro_batch=2, peak=1e12, backend="eager"),
         *gpu_figures.window(CPU, seq_len=64, width=16, n_head=2),
-        *gpu_figures.decoding(CPU, TINY),
+        *gpu_figures.decoding(CPU, TINY, Tape),
     ]
     torch.compiler.reset()
     assert [figure.unit for figure in figures] == [
@@ -34,8 +35,10 @@ def test_every_figure_is_measured_and_shown(tmp_path, monkeypatch):
         "x",
         "x",
         "x",
+        "x",
+        "x",
     ]
-    assert [figure.target for figure in figures] == [500_000, 0.5, None, 5.0, 0.7]
+    assert [figure.target for figure in figures] == [500_000, 0.5, None, 5.0, 0.7, None, None]
     for figure in figures:
         low, high = figure.interval
         assert 0 < low <= figure.value <= high

@@ -16,8 +16,10 @@ def run_worker(path: Path, claim: object, loaded: object) -> None:
     facts: dict[str, object] = {name: os.environ.get(name) for name in FACTS}
     facts["cores"] = sorted(os.sched_getaffinity(0))
     facts["blocked"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    script = path.with_suffix(".py").read_text()
+    if "pthread_sigmask" not in script:  # otherwise, it has handlers first
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     new = path / f".rank{os.environ['RANK']}.new"
     new.write_text(json.dumps(facts))
     new.rename(path / f"rank{os.environ['RANK']}.json")
-    exec(path.with_suffix(".py").read_text(), {"run": Run(path), "rank": int(os.environ["RANK"])})
+    exec(script, {"run": Run(path), "rank": int(os.environ["RANK"])})

@@ -232,6 +232,11 @@ class Attention(Part[OptionsT]):
     # Whether `forward` accepts `documents_BT`. A class does not inherit the support if its own
     # `forward` or `attend` lacks the argument.
     supports_documents: ClassVar[bool] = False
+    # Whether `forward` decodes with a cache whose `static` is set: a step then runs the same
+    # operations at each position, without integers of the host, as a CUDA graph needs
+    # (`variants.static_cache`). A class that overrides `forward`, `cache` or `attend_cache` does
+    # not inherit the support.
+    supports_static_cache: ClassVar[bool] = False
     # Score FLOPs that the kernels execute for each required one: above 1 if they multiply padding.
     kernel_overhead: float = 1.0
 
@@ -241,6 +246,9 @@ class Attention(Part[OptionsT]):
         lacks = any("documents_BT" not in inspect.signature(method).parameters for method in own)
         if lacks and "supports_documents" not in vars(cls):
             cls.supports_documents = False
+        overrides = any(name in vars(cls) for name in ("forward", "cache", "attend_cache"))
+        if overrides and "supports_static_cache" not in vars(cls):
+            cls.supports_static_cache = False
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__()

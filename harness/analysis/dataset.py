@@ -300,6 +300,11 @@ def read(
     launches: list[LaunchRecord] = []
     try:
         launches = store.launches(study)
+        if not launches:
+            why = (
+                f"{store.root / study}: launches.jsonl is missing or empty: the order of the runs, "
+            )
+            unreadable.append(Unreadable(name="launches.jsonl", why=f"{why}commands are unknown"))
     except StoreError as error:
         unreadable.append(Unreadable(name="launches.jsonl", why=str(error)))
     if not runs:

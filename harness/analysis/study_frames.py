@@ -21,6 +21,7 @@ Paired differences from the baseline, with their verdicts:
 (7, 4)
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -307,7 +308,8 @@ class StudyFrames:
 def load(results: str | Path = "results", study: str | None = None) -> StudyFrames:
     """Return the results of a study as DataFrames.
 
-    `results` is the results folder. `study` may be omitted if the folder holds only one.
+    `results` is the results folder. `study` may be omitted if the folder holds only one. Runs whose
+    files are damaged are left out with a warning.
 
     Raises:
         UserError: there are no results, or several studies and none is named.
@@ -331,4 +333,7 @@ def load(results: str | Path = "results", study: str | None = None) -> StudyFram
                 f"{choices('', names)}"
             )
         study = names[0]
-    return StudyFrames(dataset.read(store, study))
+    found = dataset.read(store, study)
+    for damaged in found.unreadable:
+        warnings.warn(f"left out: {damaged.name}: {damaged.why}", stacklevel=2)
+    return StudyFrames(found)

@@ -28,6 +28,7 @@ from harness.cli import (
     run,
     sample,
     status,
+    streams,
     worker,
 )
 from harness.cli import list as list_command
@@ -35,6 +36,7 @@ from harness.cli.interrupts import end_on_interrupt
 from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
 from harness.errors import ExitCode, StoreError, UserError
+from harness.launch.open_files import raise_limit
 
 SCRIPT = "ablations"
 
@@ -47,14 +49,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit.
 
     The exit code is 0 if all is done, 1 if some run failed, 2 if the study or the command line is
-    invalid (nothing was started), and 130 if the user stopped it.
+    invalid (nothing was started), 130 if the user stopped it, and 141 if nobody reads its output.
     """
-    if argv is None:
-        end_on_interrupt()
+    if argv is not None:
+        _run_command(argv)
+        return
+    streams.prepare()
+    end_on_interrupt()
+    try:
+        _run_command(None)
+    finally:
+        streams.discard()
+
+
+def _run_command(argv: Sequence[str] | None) -> None:
     is_script = Path(sys.argv[0]).name == SCRIPT
     app = build_app(completion=is_script)  # shells complete by the command's name
     try:
-        app(args=argv, prog_name=SCRIPT if is_script else "python -m harness")
+        try:
+            if argv is None:
+                raise_limit()
+            app(args=argv, prog_name=SCRIPT if is_script else "python -m harness")
+        finally:
+            sys.stdout.flush()
     except (UserError, StoreError, OSError) as error:  # OSError: e.g. a full disk
         report_error(error)  # the files that were written before stay readable
         sys.exit(ExitCode.INVALID)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import SetOption, WhereOption
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import load_study
 from harness.errors import ExitCode
 
@@ -62,8 +62,8 @@ def _check_study(path: Path, settings: list[str] | None, where: list[str] | None
 def _print(label: str, results: "Sequence[CheckResult]", with_passed: bool) -> bool:
     """Print a checklist; return whether no check failed fatally."""
     counts = Counter(WORDS[result.outcome] for result in results)
-    print(f"{label}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
+    show(f"{label}: {', '.join(f'{n} {word}' for word, n in counts.items())}")
     for result in results:
         if with_passed or result.outcome != "passed":
-            print(f"  {WORDS[result.outcome]:<8} {result.name:<20} {result.message}".rstrip())
+            show(f"  {WORDS[result.outcome]:<8} {result.name:<20} {result.message}".rstrip())
     return not any(violation.fatal for result in results for violation in result.violations)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import TrustCodeOption
-from harness.cli.output import example, log
+from harness.cli.output import example, log, show
 from harness.errors import UserError
 
 Source = Annotated[
@@ -43,7 +43,7 @@ def import_weights(source: Source, dest: Destination) -> None:
     from harness.published import convert
 
     imported = convert.import_weights(source, dest)
-    print(f"{dest}: {imported.parameters:,} parameters, SHA-256 {imported.sha256}")
+    show(f"{dest}: {imported.parameters:,} parameters, SHA-256 {imported.sha256}")
 
 
 def export_weights(
@@ -57,7 +57,7 @@ def export_weights(
 
     _refuse_imported(source)
     convert.export_weights(source, dest, format, trust_code)
-    print(dest)
+    show(dest)
 
 
 def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
@@ -80,15 +80,15 @@ def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
             "not compared with the model, which would run "
             f"{', '.join(map(str, foreign))}; give --trust-code if you trust them"
         )
-    print(" ".join(f"{key}={value}" for key, value in asdict(loaded.shape).items()))
-    print(" ".join(f"{axis}={choice.label}" for axis, choice in loaded.axes.items()))
-    print(f"{loaded.parameters:,} parameters, SHA-256 {loaded.sha256}\n")
+    show(" ".join(f"{key}={value}" for key, value in asdict(loaded.shape).items()))
+    show(" ".join(f"{axis}={choice.label}" for axis, choice in loaded.axes.items()))
+    show(f"{loaded.parameters:,} parameters, SHA-256 {loaded.sha256}\n")
     rows = []
     for name, tensor in loaded.tensors.items():
         size = "x".join(map(str, tensor.shape))
         dtype = str(tensor.dtype).removeprefix("torch.")
         rows.append((name, size, dtype, loaded.origin.get(name, "")))
-    print(tabulate(rows, ("tensor", "shape", "type", "origin")))
+    show(tabulate(rows, ("tensor", "shape", "type", "origin")))
 
 
 def _refuse_imported(source: Path) -> None:

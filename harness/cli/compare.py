@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption
+from harness.cli.output import show
 from harness.cli.studies import study_name
 
 SIDE_HELP = "A study's name or file, a folder results/STUDY, or STUDY@COMMIT."
@@ -22,4 +23,4 @@ def compare(
     from harness.results.store import Store
 
     first, second = read(a, b, Store(results), study_name)
-    print(write(first, second, out) / "report.md")
+    show(write(first, second, out) / "report.md")

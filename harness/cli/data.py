@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.output import example, log
+from harness.cli.output import example, log, show
 
 if TYPE_CHECKING:
     from harness.data.prepare import Progress
@@ -56,8 +56,8 @@ def prepare(
     for split in ("train", "val"):
         shards = [shard for shard in manifest.shards if shard.split == split]
         n_tokens = sum(shard.tokens for shard in shards)
-        print(f"{split}: {n_tokens:,} tokens in {len(shards)} files")
-    print(f'\n[data]\ncorpus = "{out}"\ntokenizer = "{tokenizer}"')
+        show(f"{split}: {n_tokens:,} tokens in {len(shards)} files")
+    show(f'\n[data]\ncorpus = "{out}"\ntokenizer = "{tokenizer}"')
 
 
 class _Reporter:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption, StudyArgument
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import study_name
 
 Format = Literal["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
@@ -26,15 +26,16 @@ def export(
 
     data = dataset.read(Store(results), study_name(study))
     folder, instructions = write(data, to, out)
+    for damaged in data.unreadable:
+        log(f"left out: {damaged.name}: {damaged.why}")
     omitted = {
         "runs with other settings": data.left_out,
         "runs replaced by newer ones": data.superseded,
-        "unreadable folders": len(data.unreadable),
         "runs without recorded steps": sum(not has_recorded(run) for run in data.runs),
     }
     for kind, count in omitted.items():
         if count:
             log(f"left out: {count:,} {kind}")
-    print(folder)
+    show(folder)
     if instructions:
-        print(instructions)
+        show(instructions)

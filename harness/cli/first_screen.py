@@ -22,7 +22,7 @@ def show(store: Store, study: str, file: Path) -> None:
 
         width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
         encoding = sys.stdout.encoding or "ascii"
-        print(first_screen(store, study, width, encoding, file))
+        print(first_screen(store, study, width, encoding, file), flush=True)
     except Exception as error:
         log(f"no answer to show: {' '.join(str(error).split())}")
     arguments = ["python", "-m", "harness", "report", str(file)]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption
-from harness.cli.output import command_line, log
+from harness.cli.output import command_line, log, show
 
 Table = Annotated[
     Path,
@@ -102,7 +102,7 @@ def ingest(
     if report:
         from harness.report import write as write_report
 
-        print(write_report(store, study, out) / "report.md")
+        show(write_report(store, study, out) / "report.md")
         return
     option = "" if results == DEFAULT_RESULTS else f" --results {shlex.quote(str(results))}"
-    print(f"python -m harness report {study}{option}")
+    show(f"python -m harness report {study}{option}")

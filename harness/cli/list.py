@@ -13,6 +13,7 @@ from harness.cli.options import (
     StudyFileArgument,
     WhereOption,
 )
+from harness.cli.output import show
 from harness.cli.studies import load_study
 
 if TYPE_CHECKING:
@@ -64,16 +65,14 @@ def _list_imported(store: "Store", study: str, as_json: bool) -> None:
 
     runs = [run.imported for run in store.runs(study)]
     if as_json:
-        print(
-            json.dumps({"study": study, "imported": [run.model_dump() for run in runs]}, indent=1)
-        )
+        show(json.dumps({"study": study, "imported": [run.model_dump() for run in runs]}, indent=1))
         return
     seeds: dict[str, list[str]] = {}
     for run in runs:
         seeds.setdefault(run.entry, []).append(run.seed_name)
     rows = [[entry, " ".join(names)] for entry, names in seeds.items()]
-    print(tabulate(rows, ("entry", "seeds"), disable_numparse=True))
-    print(f"\n{len(rows)} entries, {len(runs)} runs, imported from another trainer")
+    show(tabulate(rows, ("entry", "seeds"), disable_numparse=True))
+    show(f"\n{len(rows)} entries, {len(runs)} runs, imported from another trainer")
 
 
 def _print_json(planned: "PlannedStudy") -> None:
@@ -96,7 +95,7 @@ def _print_json(planned: "PlannedStudy") -> None:
     if planned.tuning is not None:
         trials = [_as_json(spec) for spec in planned.runs if spec.tuning is not None]
         content["tuning"] = planned.tuning.settings.model_dump() | {"trials": trials}
-    print(json.dumps(content, indent=1))
+    show(json.dumps(content, indent=1))
 
 
 def _as_json(spec: "RunSpec") -> dict[str, object]:
@@ -133,19 +132,19 @@ def _print_table(planned: "PlannedStudy") -> None:
         headers += VARYING_HEADERS
         rows = [[*row, *_lengths(runs)] for row, runs in zip(rows, specs.values(), strict=True)]
     alignment = ["left"] * 3 + ["right"] * (len(headers) - 3)
-    print(tabulate(rows, headers, colalign=alignment, disable_numparse=True))
+    show(tabulate(rows, headers, colalign=alignment, disable_numparse=True))
     entries = "entry" if len(rows) == 1 else "entries"
     runs = "run" if len(finals) == 1 else "runs"
-    print(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
+    show(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
     if planned.looks is not None:
         from harness.cli.look_stages import describe
 
-        print(describe(planned))
+        show(describe(planned))
     if planned.tuning is not None:
         n_tuned = sum(TUNING in spec.axes for spec in finals)  # not the runs that others start from
-        print(_tuning_line(planned.tuning, n_tuned))
+        show(_tuning_line(planned.tuning, n_tuned))
     for entry, reason in planned.excluded:
-        print(f"excluded: {entry}: {reason}")
+        show(f"excluded: {entry}: {reason}")
 
 
 def _tuning_line(plan: "TuningPlan", n_tuned: int) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, ResultsOption, WhereOption
-from harness.cli.output import example, log
+from harness.cli.output import example, log, show
 from harness.cli.studies import no_results, study_name
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name or file of a study.")]
@@ -39,7 +39,7 @@ def list_studies(results: ResultsOption = DEFAULT_RESULTS) -> None:
         states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no runs"
         newest = datetime.fromtimestamp(store.last_change(name)).isoformat(" ", "minutes")
         size = size_bytes(store.root / name) / MEBI
-        print(f"{name}: {states}; {size:,.1f} MiB; newest {newest}")
+        show(f"{name}: {states}; {size:,.1f} MiB; newest {newest}")
 
 
 def remove(
@@ -65,7 +65,7 @@ def remove(
     is_whole = not where and status is None
     folders = [store.root / name] if is_whole else [run.path for run in runs]
     for folder in folders:
-        print(f"{folder}: {manage.size_bytes(folder) / MEBI:,.1f} MiB")
+        show(f"{folder}: {manage.size_bytes(folder) / MEBI:,.1f} MiB")
     n_runs = f"{len(runs):,} runs"
     what = f"the study {name} with {n_runs}" if is_whole else f"{n_runs} of {name}"
     if not yes and not typer.confirm(f"Remove {what}?", err=True):
@@ -110,4 +110,4 @@ def move(
             folder = manage.move_to(store, name, to)
     if new_name is not None:
         log(f"set study.name to {new_name} in the study file, so that `run` continues here")
-    print(folder)
+    show(folder)

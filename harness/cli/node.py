@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.output import log
 from harness.errors import ClaimLost, ExitCode
 from harness.launch.nodes import Nodes
 from harness.launch.slots import Slot
@@ -51,7 +52,7 @@ def _run_node(run: Run, nodes: Nodes, stop: Stop) -> ExitCode:
     try:
         agent.start(run, run.spec.launch, slot, stop, nodes)
     except ClaimLost as error:
-        print(error, file=sys.stderr)
+        log(str(error))
         return ExitCode.CLAIM_LOST
     if nodes.index > 0:
         return ExitCode.DONE

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import harness
+from harness.cli.output import show
 
 DEFAULT_RESULTS = Path("results")
 
@@ -45,7 +46,7 @@ TrustCodeOption = Annotated[
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(harness.__version__)
+        show(harness.__version__)
         raise typer.Exit
 
 

@@ -4,6 +4,8 @@ import shlex
 import sys
 
 from harness.errors import StoreError, UserError
+from harness.printable import printable
+from harness.results.files import remedy_of
 
 
 def example(arguments: str) -> str:
@@ -19,14 +21,21 @@ def command_line() -> str:
 
 def report_error(error: UserError | StoreError | OSError) -> None:
     """Print an error of the user or of a file to stderr, without a traceback."""
-    if not isinstance(error, UserError):
-        log(f"error: {error}")
-        return
-    n_problems = len(error.problems)
-    title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
-    print(title, *error.problems, sep="\n  ", file=sys.stderr)
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        log("error: the folder in which this command runs was removed: change to another one")
+    elif not isinstance(error, UserError):
+        log(f"error: {error}{remedy_of(error)}")
+    else:
+        n_problems = len(error.problems)
+        title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
+        log(title, *(f"  {problem}" for problem in error.problems))
 
 
-def log(*lines: str) -> None:
-    """Print lines to stderr, which keeps stdout clean for results."""
-    print(*lines, sep="\n", file=sys.stderr)
+def show(*lines: object) -> None:
+    """Print lines to stdout; a terminal obeys nothing that comes from a file of results."""
+    print(*(printable(str(line)) for line in lines), sep="\n")
+
+
+def log(*lines: object) -> None:
+    """Print lines to stderr in the same way, which keeps stdout clean for results."""
+    print(*(printable(str(line)) for line in lines), sep="\n", file=sys.stderr)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, ResultsOption, StudyArgument
+from harness.cli.output import show
 from harness.cli.studies import study_name
 from harness.errors import UserError
 
@@ -60,22 +61,22 @@ def plan(
         _print_plan(estimate)
     if data.looks is not None and (data.looks.is_fixed or not data.looks.planned):
         following = levels(len(data.looks.looks) + 1, has_end=False)[-1]
-        print(
+        show(
             f"seeds that are added to these results are an unplanned look, at level {following:.2g}"
         )
     if data.looks is not None and not data.looks.is_fixed:
         kind = "planned looks" if data.looks.planned else "looks, not all planned"
         counts = ", ".join(str(len(look.seeds)) for look in data.looks.looks)
         shown = ", ".join(f"{look.level:.2g}" for look in data.looks.looks)
-        print(f"{kind}: at {counts} seeds, levels {shown}; {data.n_complete_looks} complete")
+        show(f"{kind}: at {counts} seeds, levels {shown}; {data.n_complete_looks} complete")
     if fractional_design is None:
         return
     try:
         entries = designs.fractional_design(data.levels, data.baseline, fractional_design)
     except ValueError as error:
         raise UserError(f"--fractional-design {error}") from error
-    print(f"{fractional_design} entries that identify all main effects, without interactions:")
-    print(*("-".join(labels.values()) for labels in entries), sep="\n")
+    show(f"{fractional_design} entries that identify all main effects, without interactions:")
+    show(*("-".join(labels.values()) for labels in entries))
 
 
 def _print_plan(estimate: "SeedPlan") -> None:
@@ -96,7 +97,7 @@ def _print_plan(estimate: "SeedPlan") -> None:
         "deviations (sd) or nats:",
         *_power_lines(estimate),
     ]
-    print(*lines, sep="\n")
+    show(*lines)
 
 
 def _cost(estimate: "SeedPlan") -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption, WhereOption
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import no_results, study_file, study_name
 from harness.errors import ExitCode
 
@@ -73,7 +73,7 @@ def report(
             folders = update_until_done(store, requests, out, interval, log)
         except KeyboardInterrupt as error:
             raise typer.Exit(ExitCode.INTERRUPTED) from error
-        print(*(folder / "report.md" for folder in folders), sep="\n")
+        show(*(folder / "report.md" for folder in folders))
         return
     for request in requests:
-        print(request.write(store, out) / "report.md")
+        show(request.write(store, out) / "report.md")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import no_results
 
 
@@ -30,4 +30,4 @@ def reproduce(
     reproduction.write(folder)
     for line in reproduction.differences():
         log(line)
-    print(f"sh {folder / SCRIPT}")
+    show(f"sh {folder / SCRIPT}")

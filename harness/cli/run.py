@@ -17,7 +17,7 @@ from harness.cli.options import (
     StudyFileArgument,
     WhereOption,
 )
-from harness.cli.output import log
+from harness.cli.output import log, show
 from harness.cli.studies import load_study
 from harness.errors import ExitCode, Problem, UserError
 
@@ -186,28 +186,31 @@ def _print_due(planned: "PlannedStudy", store: "Store", launch: "Launch", script
     for stage in checked_stages(planned, store, launch.study, log):
         _, todo, _ = launch.select(stage, store)
         if scripts:
-            print(describe(store, planned.name, todo, planned.launch.job_settings()))
+            show(describe(store, planned.name, todo, planned.launch.job_settings()))
             continue
         for spec in todo:
-            print(spec.run_id)
+            show(spec.run_id)
     missing = unfinished(planned, store)
     if missing:
         log("the tuned runs follow when their settings are chosen:", *missing)
 
 
 def _check_machine(planned: "PlannedStudy") -> None:
-    """Check that this machine has the devices and the memory of all runs, of later stages too.
+    """Check that this machine can train all runs, of later stages too; warn of a slow precision.
 
     Raises:
-        UserError: it has not; names each setting.
+        UserError: it lacks devices, memory or open files; names each setting.
     """
     from harness.launch import machine
+    from harness.launch.slow_precision import cpu_features, slow_precision
 
     possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
     problems = machine.check_machine(possible, planned.launch.parallel)
     problems += machine.check_memory(possible)
     if problems:
         raise UserError(problems)
+    if warning := slow_precision(possible, cpu_features()):
+        log(warning)
 
 
 def _is_local(study: Path, settings: Sequence[str]) -> bool:

@@ -1,7 +1,5 @@
 """`sample`: continue a prompt with a trained model."""
 
-import io
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import TrustCodeOption
+from harness.printable import printable
 
 TOKENIZER_HELP = (
     "bytes, gpt2, r50k_base, p50k_base, cl100k_base or o200k_base; default: the checkpoint's."
@@ -67,13 +66,10 @@ def sample(
     options = locals()
     from harness.sampling.generate import GenerationRequest, generate
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may not represent the output
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        generate(GenerationRequest(**options), _write)
-    except BrokenPipeError:  # exit quietly on a closed pipe, also when Python flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    generate(GenerationRequest(**options), _write)
 
 
 def _write(text: str) -> None:
+    if sys.stdout.isatty():  # a model may generate the sequences that a terminal obeys
+        text = printable(text)
     print(text, end="", flush=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RESULTS, ResultsOption
+from harness.cli.output import show
 from harness.cli.studies import no_results, study_name
+from harness.printable import one_line
 
 if TYPE_CHECKING:
     from harness.launch.slurm.queue import Element
@@ -36,7 +38,7 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         _show(store, name, runs[name])
     if study is not None:
         folder = "" if results == DEFAULT_RESULTS else f" --results {results}"
-        print(f"report: python -m harness report {study}{folder}")
+        show(f"report: python -m harness report {study}{folder}")
 
 
 def _show(store: "Store", study: str, runs: "list[Run]") -> None:
@@ -54,7 +56,9 @@ def _show(store: "Store", study: str, runs: "list[Run]") -> None:
             status = run.status
             outcomes[run.run_id] = Outcome(status.status, status.reason, status.message)
             readable.append((run.spec, status))
-        except StoreError as error:  # of an imported run, which has no spec, the outcome remains
+        except StoreError as error:
+            if not run.is_imported:  # such a run has no spec
+                outcomes.pop(run.run_id, None)
             outcomes.setdefault(run.run_id, Outcome("unreadable", "error", str(error)))
     specs = [spec for spec, _ in readable]
     computed_by = {spec.run_id: ComputedBy.of(spec, status) for spec, status in readable}
@@ -65,20 +69,20 @@ def _show(store: "Store", study: str, runs: "list[Run]") -> None:
     )
     summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     imported = " (imported)" if any(run.is_imported for run in runs) else ""
-    print(f"{study}{imported}: {len(runs)} runs: {summary}")
+    show(f"{study}{imported}: {len(runs)} runs: {summary}")
     n_unknown = [spec.code_hash for spec in specs].count(None)
     if n_unknown:
-        print(f"  without a record of their code: {n_unknown}")
+        show(f"  without a record of their code: {n_unknown}")
     for corpus, n in changed_corpora(readable).items():
-        print(f"  the corpus {corpus} has changed since {n} of these runs")
+        show(f"  the corpus {corpus} has changed since {n} of these runs")
     jobs = _jobs(store, study, {key for key, outcome in outcomes.items() if not _is_done(outcome)})
     for line in (*_tuning(store, study, outcomes), *_looks(store, study), *jobs.lines):
-        print(f"  {line}")
+        show(f"  {line}")
     for run in runs:
         outcome = outcomes[run.run_id]
         change = changes.get(run.run_id)
         if outcome.status not in ("done", "pending") or change is not None:
-            print(f"  {_describe(run, outcome, change)}{jobs.of(run.run_id)}")
+            show(f"  {_describe(run, outcome, change)}{jobs.of(run.run_id)}")
 
 
 def _is_done(outcome: "Outcome") -> bool:
@@ -170,7 +174,7 @@ def _is_outdated(change: "CodeChange | None") -> bool:
 def _describe(run: "Run", outcome: "Outcome", change: "CodeChange | None") -> str:
     last = run.last_step()
     step = f" at step {last.step + 1}" if last and outcome.status != "done" else ""
-    reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason else ""
+    reason = f" ({outcome.reason}: {one_line(str(outcome.message))})" if outcome.reason else ""
     text = f"{run.run_id}: {outcome.status}{step}{reason}"
     if outcome.status == "running":
         silence_s = run.silence_s()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.results.records import (
     VariantChoice,
 )
 from harness.results.records.base import short_hash
+from harness.results.records.run_spec import settings_content
 from harness.results.records.tuning import TUNING, UNTUNED
 from harness.study.axes import VariantSelection, entry_id
 from harness.study.names import MAX_ENTRY, shorten
@@ -100,22 +102,21 @@ class RunSpecBuilder:
             self._model, self._train, context.variant_paths, corpus.separator, context.costs
         )
         self._costs: dict[str, tuple[PredictedCost, Parallelism]] = {}
-        # The content of the corpus counts. The separator follows from the tokenizer.
-        content: dict[str, object] = {
-            "model": self._model.hashed(),
-            "train": self._train.hashed(),
-            "probes": file.probes.model_dump(exclude_none=True),
-            "data": _without(self._data.hashed(), "corpus", "separator"),
-            "init": init_content,
-            "data_offset_steps": data_offset_steps,
-        }
         varied = list(file.varied)
         if file.tune is not None:
-            content["eval_windows"] = "final"
             varied += file.tune.axes
+        content_of = partial(
+            settings_content,
+            model=self._model,
+            train=self._train,
+            data=self._data,
+            probes=file.probes,
+            init=init_content,
+            data_offset_steps=data_offset_steps,
+        )
+        content = content_of(eval_windows="all" if file.tune is None else "final")
         self._content = short_hash(content)
-        trial_content = {"probes": None, "eval_windows": "tuning"}
-        self._trial_content = short_hash(content | trial_content)
+        self._trial_content = short_hash(content_of(eval_windows="tuning"))
         # An axis may vary `steps`: the shared settings have `eval_every` as it is stated.
         stated = {"train": self._train.hashed() | {"eval_every": self._train.eval_every}}
         self.settings_hash = short_hash(_shared(content | stated, varied, file.expressions))
@@ -127,7 +128,7 @@ class RunSpecBuilder:
             if axis not in AXES:
                 continue  # the settings have its values
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
-                axes[axis] = _without(choice.hashed(), "label", "title")
+                axes[axis] = choice.content
         shared = self._trial_content if is_trial else self._content
         return short_hash({"shared": shared, "axes": axes})
 
@@ -264,7 +265,3 @@ def _shared(
             if f"{section}.{name}" not in dropped
         }
     return shared
-
-
-def _without(content: Mapping[str, object], *keys: str) -> dict[str, object]:
-    return {name: value for name, value in content.items() if name not in keys}

@@ -23,6 +23,7 @@ from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.provenance.sources import syntax_hash
+from harness.results.files import read_file
 from harness.results.records import CorpusPart, DataSettings, SourceFile, TokenDtype
 
 __all__ = ["Corpus", "UnavailableError", "prepare"]
@@ -154,7 +155,7 @@ def _read_tinyshakespeare(place: str) -> bytes:
     if data_folder:
         file = Path(data_folder) / "tinyshakespeare.txt"
         if file.is_file():
-            text = file.read_bytes()
+            text = read_file(file)
             sha256 = hashlib.sha256(text).hexdigest()
             if sha256 != SHA256:
                 message = f"{file}: SHA-256 {sha256}, expected {SHA256}; replace it by {URL}"
@@ -179,7 +180,7 @@ def _read_tinyshakespeare(place: str) -> bytes:
             f'folder and set ABLATIONS_DATA to that folder, or set fallback_corpus = "synthetic"'
         )
         raise UnavailableError([Problem(place, message)]) from error
-    return Path(downloaded).read_bytes()
+    return read_file(Path(downloaded))
 
 
 def _text(name: str, content: bytes, tokenizer: Tokenizer) -> Corpus:

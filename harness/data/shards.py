@@ -19,7 +19,7 @@ from harness.data.batches import DTYPES, Tokens
 from harness.data.token_files import SAMPLE_BYTES, layout
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
-from harness.results.files import read_json, read_record, write_json
+from harness.results.files import open_file, read_json, read_record, write_json
 from harness.results.records import (
     ShardManifest,
     SourceFile,
@@ -171,7 +171,7 @@ def scan(file: Path, token_dtype: TokenDtype = "uint16") -> TokenFileScan:
     max_token = 0
     dtype = file_layout.numpy_dtype
     n_skipped = file_layout.n_header_bytes
-    with open(file, "rb") as stream:
+    with open_file(file) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             sha.update(chunk)
             n_whole = len(chunk) - len(chunk) % dtype.itemsize
@@ -210,7 +210,7 @@ def _slice(file: Path, token_dtype: TokenDtype) -> TokenSlice:
 
 def _problem(file: Path, tokenizer: Tokenizer, token_dtype: TokenDtype) -> str | None:
     """Return why a file of tokens is invalid, None if it is valid."""
-    with open(file, "rb") as stream:
+    with open_file(file) as stream:
         head = stream.read(SAMPLE_BYTES)
     n_bytes = file.stat().st_size
     if n_bytes == 0:

@@ -15,6 +15,7 @@ import orjson
 
 from harness.data import formats
 from harness.errors import Problem, UserError, choices
+from harness.results.files import open_file, read_file
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -56,7 +57,7 @@ def plain_text(file: Path, place: str) -> str:
     problem = formats.problem_of_suffix(file)
     content = b""
     if problem is None:
-        content = file.read_bytes()
+        content = read_file(file)
         problem = formats.problem_of_text(content)
     if problem is not None:
         raise UserError([Problem(place, f"{file}: {problem}")])
@@ -119,7 +120,7 @@ def _open(file: Path) -> BinaryIO:
             raise UserError(f"{file}: reading {suffix} needs {PARQUET_HINT}") from error
         stream: BinaryIO = io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"))
         return stream
-    return open(file, "rb")
+    return open_file(file)
 
 
 def _open_parquet(file: Path, column: str, place: str) -> "ParquetFile":

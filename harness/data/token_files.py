@@ -14,6 +14,7 @@ import numpy as np
 from harness.data import formats
 from harness.data.batches import DTYPES
 from harness.data.tokenizers import Tokenizer
+from harness.results.files import open_file
 from harness.results.records import TokenDtype
 
 REMEDY = "write the tokens as numpy.asarray(tokens).astype('<u2').tofile('train.bin')"
@@ -78,7 +79,7 @@ class Layout:
 
 def layout(file: Path, token_dtype: TokenDtype) -> Layout:
     """Return the layout of a file, whose tokens are `token_dtype` if it has no header."""
-    with open(file, "rb") as stream:
+    with open_file(file) as stream:
         magic = int.from_bytes(stream.read(4), "little")
     if magic in HEADERS:
         _, dtype = HEADERS[magic]

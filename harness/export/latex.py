@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis.study_frames import StudyFrames
+from harness.printable import one_line
 
 TABLES = {
     "entries": "Results by entry: mean over seeds with 95\\,\\% interval.",
@@ -114,6 +115,7 @@ def _number(value: float) -> str:
 
 
 def _escape(text: str) -> str:
+    """Return text on one line in which no character is markup of LaTeX."""
     replacements = {
         "\\": "\\textbackslash{}",
         "~": "\\textasciitilde{}",
@@ -121,4 +123,5 @@ def _escape(text: str) -> str:
         "–": "--",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
-    return "".join(replacements.get(character, character) for character in text)
+    escaped = "".join(replacements.get(character, character) for character in one_line(text))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped  # else arguments of \\\\

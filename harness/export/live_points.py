@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from harness.export.runs import Point, eval_values, train_point
+from harness.results.files import open_file
 from harness.results.records import EvalRecord, StepRecord
 from harness.results.run import Run
 
@@ -22,7 +23,7 @@ class _GrowingFile:
     def new_lines(self) -> list[bytes]:
         """Return the whole lines since the last call; all, if the file has been replaced."""
         try:
-            with open(self._path, "rb") as file:
+            with open_file(self._path) as file:
                 state = os.fstat(file.fileno())
                 if state.st_ino != self._inode or state.st_size < self._offset:
                     self._inode = state.st_ino

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import Problem
+from harness.results.files import read_file
 
 Value = object  # str, int, float, bool or None; tables may hold others, which are refused
 
@@ -54,7 +55,7 @@ def read_tables(path: Path) -> list[Table]:
 def _read(path: Path) -> Table:
     read = READERS.get(path.suffix.lower())
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         table = Table(path, "")
         table.add_problem(f"cannot be read ({error.strerror or error})")

@@ -26,12 +26,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from harness.errors import StoreError
 from harness.launch import fork_server
 from harness.launch.cores import cores
+from harness.launch.loopback import Loopback, find_loopback
 from harness.launch.nodes import Nodes
-from harness.launch.ranks import Ranks
+from harness.launch.ranks import Ranks, mark_returned, register
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.provenance.contents import Contents
 from harness.results import timing
+from harness.results.files import remedy_of
 from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
 from harness.results.out_of_memory import Machine, explain_host
@@ -45,6 +47,10 @@ RANKS_MARGIN_S = 20.0  # for ranks to notice and record that they exceed a limit
 STOP_GRACE_S = 30.0  # between the request to end and SIGKILL
 ENGINE_GRACE_S = 10.0  # for the engines of other nodes, after all ranks of this one have ended
 RECORD_GRACE_S = 5.0  # for the ranks of other nodes to record why the run failed
+EXITED = (
+    "ended with exit code 0 before the run was done: remove the call of os._exit, or of C's exit, "
+    "from the variant or the library that it uses"
+)
 LOG_LINES = 50  # at the end of a run's log, in which a failed allocation is looked for
 RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
 START_TIMEOUT_S = 300.0  # of the ranks, after the rendezvous; the engine's own does not always end
@@ -66,7 +72,9 @@ def start(
 
     Raises:
         ClaimLost: another process has taken the run over.
+        UserError: the ranks could not connect to each other.
     """
+    place = find_loopback() if nodes is None else nodes
     fork_server.start_fork_server()
     fork_server.silence_engine()
     if nodes is None or nodes.index == 0:
@@ -76,7 +84,7 @@ def start(
         stop.launching(),
         tempfile.TemporaryDirectory(prefix="ablations-", ignore_cleanup_errors=True) as scratch,
     ):
-        _Launch(run, launch, slot or Slot(), stop, nodes, Path(scratch)).run_ranks()
+        _Launch(run, launch, slot or Slot(), stop, place, Path(scratch)).run_ranks()
 
 
 class _Launch:
@@ -91,16 +99,17 @@ class _Launch:
         launch: LaunchSpec,
         slot: Slot,
         stop: Stop,
-        nodes: Nodes | None,
+        place: Nodes | Loopback,
         scratch: Path,
     ) -> None:
         self._run = run
         self._launch = launch
         self._stop = stop
-        self._nodes = nodes
-        self._n_ranks = launch.world_size // (nodes.count if nodes else 1)
+        self._nodes = place if isinstance(place, Nodes) else None
+        self._n_ranks = launch.world_size // (self._nodes.count if self._nodes else 1)
         pids = scratch / "pids"
         pids.mkdir()
+        self._pids = pids
         self._ranks = Ranks(pids)
         self._limits = Limits(run, launch, RANKS_MARGIN_S)
         self._rank = _Rank(
@@ -109,10 +118,11 @@ class _Launch:
             pids=pids,
             slot=slot,
             loaded=fork_server.loaded_code(),
+            interface=place.interface if isinstance(place, Loopback) else None,
             threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
         self._rendezvous_timeout_s = launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S
-        self._config = self._launch_config(scratch)
+        self._config = self._launch_config(place, scratch)
         self._ended = threading.Event()
         self._error: Exception | None = None
         self._n_oom_kills = n_oom_kills()
@@ -129,11 +139,14 @@ class _Launch:
         is_first_node = self._nodes is None or self._nodes.index == 0
         if not is_first_node:
             self._log_failure()
-        if (is_first_node or self._killed_rank() is not None) and self._is_unrecorded():
+        if (is_first_node or self._early_end() is not None) and self._is_unrecorded():
             self._record()
 
-    def _launch_config(self, scratch: Path) -> LaunchConfig:
-        nodes = self._nodes or Nodes(0, 1, "localhost:0", self._run.run_id)  # 0: a free port
+    def _launch_config(self, place: Nodes | Loopback, scratch: Path) -> LaunchConfig:
+        if isinstance(place, Nodes):
+            nodes = place
+        else:
+            nodes = Nodes(0, 1, place.endpoint, self._run.run_id)
         timeout_s = math.ceil(self._rendezvous_timeout_s)
         return LaunchConfig(
             min_nodes=nodes.count,
@@ -157,7 +170,8 @@ class _Launch:
     def _run_engine(self) -> None:
         fork_server.block_signals()
         try:
-            elastic_launch(self._config, _run_rank)(self._rank)
+            with fork_server.expect_results(self._pids):
+                elastic_launch(self._config, _run_rank)(self._rank)
         except Exception as error:
             self._error = error
         finally:
@@ -214,13 +228,20 @@ class _Launch:
 
     def _knows_cause(self) -> bool:
         """Return whether this node knows why the run ended before the ranks of others do."""
-        return self._stop.requested is not None or self._killed_rank() is not None
+        return self._stop.requested is not None or self._early_end() is not None
 
-    def _killed_rank(self) -> str | None:
-        """Return which rank of this node was killed and by which signal, if that came first."""
+    def _early_end(self) -> str | None:
+        """Return which rank of this node was killed or exited with code 0, if that came first.
+
+        None if the launcher ended it.
+        """
         if self._stop.requested is not None or not isinstance(self._error, ChildFailedError):
             return None
         rank, failure = self._error.get_first_failure()
+        if failure.exitcode == fork_server.NO_RESULT:
+            return f"rank {rank} {EXITED}"
+        if failure.exitcode == fork_server.NO_SERVER:
+            return f"rank {rank}: the fork server, its parent process, was killed"
         if failure.exitcode >= 0:
             return None
         name = failure.signal_name()
@@ -261,11 +282,13 @@ class _Launch:
         """Return why the run failed, as far as the engine knows."""
         if isinstance(self._error, ChildFailedError):
             rank, failure = self._error.get_first_failure()
-            cause = self._killed_rank() or f"rank {rank}: exit code {failure.exitcode}"
+            cause = self._early_end() or f"rank {rank}: exit code {failure.exitcode}"
             if self._nodes is not None:
                 cause = f"{cause}, on {platform.node()}"
             if failure.exitcode < 0 and self._was_out_of_memory(failure.signal_name()):
                 return "oom", f"{cause}; {self._explain_memory()}"
+            if failure.exitcode == fork_server.NO_RESULT:
+                return "error", cause
             return "killed" if self._nodes is None else "lost", cause
         if isinstance(self._error, RendezvousError) and self._nodes is not None:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
@@ -286,7 +309,7 @@ class _Launch:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0] + remedy_of(error)
 
 
 @dataclass(frozen=True)
@@ -298,6 +321,7 @@ class _Rank:
     pids: Path  # folder of a file for each rank's process
     slot: Slot
     loaded: Contents  # of the code that the fork server has loaded
+    interface: str | None  # of the connections between ranks; None: torch chooses it
     threads: int
 
 
@@ -309,11 +333,14 @@ def _run_rank(rank: _Rank) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(rank.slot.devices)
     os.environ |= timing.variable(rank.slot.timing)
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
-    (rank.pids / str(os.getpid())).touch()
+    if rank.interface is not None:  # gloo would resolve the name of the host
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", rank.interface)
+    register(rank.pids)
     print_into_log(rank.run)
     threading.Thread(target=_end_with_agent, daemon=True).start()
     worker = importlib.import_module(rank.worker)
     worker.run_worker(rank.run.path, rank.run.claim_number, rank.loaded)
+    mark_returned(rank.pids)
 
 
 def _end_with_agent() -> None:

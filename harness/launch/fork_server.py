@@ -1,13 +1,17 @@
 """The process that has imported torch, from which ranks are forked in milliseconds."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from functools import cache
 from multiprocessing import connection, forkserver, popen_forkserver, resource_tracker
+from pathlib import Path
 
+from harness.launch.ranks import has_returned
 from harness.provenance.contents import Contents, shipped_contents
 
 WORKER = "harness.training.main"  # named, never imported here
@@ -20,8 +24,12 @@ PRELOADED = (
 # ranks of this process would end. A rank inherits the mask. It unblocks what it handles once it
 # has its handlers, so that no signal before that is lost.
 BLOCKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGQUIT)
+# Instead of exit codes, which are below 256:
+NO_RESULT = 256  # a rank ended with code 0 before it returned
+NO_SERVER = 257  # the fork server ended, which would know the exit code
 
 _exit_codes = threading.Lock()
+_folders: list[Path] = []  # of `Ranks`, of the launches of this process
 
 
 def start_fork_server() -> None:
@@ -55,11 +63,25 @@ def silence_engine() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+@contextlib.contextmanager
+def expect_results(folder: Path) -> Iterator[None]:
+    """Report a rank of `folder` that ends with code 0 before it has returned as `NO_RESULT`.
+
+    torchrun's engine waits without a limit for the result of a process that ended with code 0.
+    """
+    _folders.append(folder)
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+
+
 def _poll(self: popen_forkserver.Popen, flag: int = os.WNOHANG) -> int | None:
     """Return the exit code of a process, None while it runs.
 
     Replaces a method that is not safe with several launches: `Process.start` polls the processes of
-    all threads, and the second of two threads that read an exit code reports 255.
+    all threads, and the second of two threads that read an exit code reports 255. See also
+    `expect_results`.
     """
     if self.returncode is None:
         timeout = 0 if flag == os.WNOHANG else None
@@ -70,5 +92,9 @@ def _poll(self: popen_forkserver.Popen, flag: int = os.WNOHANG) -> int | None:
                 try:
                     self.returncode = forkserver.read_signed(self.sentinel)
                 except (OSError, EOFError):  # the fork server is gone
-                    self.returncode = 255
+                    self.returncode = NO_SERVER
+                if self.returncode == 0 and not all(
+                    has_returned(folder, self.pid) for folder in list(_folders)
+                ):
+                    self.returncode = NO_RESULT
     return self.returncode

@@ -150,17 +150,30 @@ class _Launch:
         self._queue = Queue(self._requests, max_passed=len(self.machine.units))
 
     def run(self, fail_fast: bool) -> None:
-        """Start each run when it fits, until all have ended; raise the error of a thread."""
+        """Start each run when it fits, until all have ended; raise the error of a thread.
+
+        An error of this thread, such as output that nobody reads, also ends the runs after their
+        step.
+        """
+        try:
+            self._run_all(fail_fast)
+        except BaseException:
+            self.stop.request(signal.SIGTERM)
+            while self._running:
+                self._await_end(fail_fast)
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _run_all(self, fail_fast: bool) -> None:
         while True:
             if self.stop.requested is None:
                 self._start_what_fits()
             is_empty = not (self._queue or self._held)
             if not self._running and (is_empty or self.stop.requested is not None):
-                break
+                return
             self._await_end(fail_fast)
             self._poll_held()
-        if self._error is not None:
-            raise self._error
 
     def _run(self, spec: RunSpec) -> Run:
         return self.store.run(spec.study, spec.run_id)

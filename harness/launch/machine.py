@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.errors import Problem, UserError
 from harness.launch import gpus
 from harness.launch.cores import cores
+from harness.launch.open_files import check_open_files
 from harness.launch.placement import randomize_within_seed
 from harness.launch.reservations import Reservations
 from harness.launch.slots import Slot
@@ -106,7 +107,8 @@ def find_machine(
 def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Problem]:
     """Return why this machine cannot train the runs as asked for."""
     devices = _devices(specs)
-    problems = []
+    widest = max((spec.launch.world_size for spec in specs), default=1)
+    problems = check_open_files(max(widest, len(devices)) if devices else widest * (parallel or 1))
     if devices:
         for entry, n_needed in {spec.entry: spec.n_devices for spec in specs}.items():
             if n_needed > len(devices):

@@ -25,5 +25,5 @@ class Nodes:
         is, is an address that others connect to.
         """
         if self.index == 0:
-            return self.endpoint.rpartition(":")[0]
+            return self.endpoint.rpartition(":")[0].strip("[]")  # of an IPv6 address
         return f"~{self.index:06}"  # after all addresses

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from harness.errors import StoreError
+from harness.printable import printable
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.run import Run
@@ -64,7 +65,7 @@ class ProgressReporter:
         name = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         note = Column(no_wrap=True, overflow="ellipsis")
         self._display = Progress(
-            TextColumn("{task.description}", table_column=name),
+            TextColumn("{task.description}", table_column=name, markup=False),
             BarColumn(bar_width=24 if self._console.width >= WIDE else 8),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=note),
             TextColumn("{task.fields[note]}", table_column=note),
@@ -88,7 +89,7 @@ class ProgressReporter:
 
     def log(self, text: str) -> None:
         """Print a permanent line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def start_run(self, run: Run, spec: RunSpec) -> None:
         """Show a run that starts, next to the others."""

@@ -1,14 +1,34 @@
 """The processes of a run's ranks on this machine, which an agent signals."""
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 
 import psutil
 
+RETURNED = ".returned"
+
+
+def register(folder: Path) -> None:
+    """Create a file that names this process, a rank that has started."""
+    (folder / str(os.getpid())).touch()
+
+
+def mark_returned(folder: Path) -> None:
+    """Rename the file of this process, a rank that has done all its work."""
+    path = folder / str(os.getpid())
+    with contextlib.suppress(FileNotFoundError):  # the agent has left
+        path.rename(path.with_suffix(RETURNED))
+
+
+def has_returned(folder: Path, pid: int) -> bool:
+    """Return whether a process has done all its work, or is not a rank of this folder."""
+    return not (folder / str(pid)).exists()
+
 
 class Ranks:
-    """The ranks of one launch: each creates a file in `folder` that its process id names."""
+    """The ranks of one launch: each registers itself in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,7 +56,7 @@ class Ranks:
 
     def _started(self) -> dict[int, psutil.Process | None]:
         for path in self._folder.iterdir():
-            pid = int(path.name)
+            pid = int(path.stem)
             if pid not in self._processes:
                 self._processes[pid] = _process(pid)
         return self._processes

@@ -5,12 +5,13 @@ these keeps its results.
 """
 
 import contextlib
-import json
 from collections.abc import Collection, Sequence
 
 from harness.errors import StoreError
 from harness.results.claims import Claim
 from harness.results.records import RunSpec
+from harness.results.records.base import canonical_json
+from harness.results.records.run_spec import settings_content
 from harness.results.run import Run
 from harness.results.store import Store
 
@@ -74,25 +75,24 @@ def relabel(store: Store, spec: RunSpec, run: Run) -> bool:
 
 
 def _content(spec: RunSpec) -> str:
-    """Return all that determines the result of a run, as its id covers it, without names."""
-    data = spec.data.hashed()
-    axes = {}
-    for axis, choice in spec.variants.items():
-        axes[axis] = (choice.name, choice.options)
+    """Return all that determines the result of a run, without names."""
     init = None
     if spec.init is not None:
         source = spec.init.run_id
         init = spec.init.sha256 if source is None else source.rsplit("-", 2)[-2:]
+    settings = settings_content(
+        model=spec.model,
+        train=spec.train,
+        data=spec.data,
+        probes=spec.probes,
+        init=init,
+        data_offset_steps=spec.data_offset_steps,
+        eval_windows=spec.eval_windows,
+    )
     content = {
         "prefix": next((prefix for prefix in PREFIXES if spec.run_id.startswith(prefix)), ""),
-        "model": spec.model.hashed(),
-        "train": spec.train.hashed(),
-        "data": {name: data[name] for name in data if name not in ("corpus", "separator")},
-        "probes": spec.probes.model_dump(exclude_none=True),
-        "init": init,
-        "data_offset_steps": spec.data_offset_steps,
-        "eval_windows": spec.eval_windows,
-        "axes": axes,
+        "settings": settings,
+        "axes": {axis: choice.content for axis, choice in spec.variants.items()},
         "seeds": (spec.seed, spec.data_seed),
     }
-    return json.dumps(content, sort_keys=True)
+    return canonical_json(content)

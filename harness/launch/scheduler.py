@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from harness.errors import StoreError
+from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange
+from harness.results.checkpoints import drop_states, superfluous_states
 from harness.results.records import RunSpec
 from harness.results.run import Outcome
 from harness.results.store import Store
@@ -129,3 +130,17 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
             run.copy_from(source, spec)
             n_copied += 1
     return n_copied
+
+
+def drop_superfluous_states(store: Store, done: Sequence[RunSpec]) -> None:
+    """Remove the states that finished runs do not keep, where a crash has left them."""
+    for spec in done:
+        run = store.run(spec.study, spec.run_id)
+        if not superfluous_states(run, "none"):
+            continue
+        claim = run.claim()
+        if claim is None:
+            continue
+        with claim, contextlib.suppress(ClaimLost, StoreError):
+            if claim.run.status.status == "done":
+                drop_states(claim.run, claim.run.spec.launch.keep_checkpoints)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Problem, UserError
+from harness.model.decoder import Decoder
 from harness.model.gpt import GPT
 from variants.base import Cache
 
@@ -74,8 +75,9 @@ def decode(
     `choose` maps logits (B, V) to tokens (B,). The caches must be empty. The last token is not fed
     back.
     """
+    decoder = Decoder(model, caches, n_new - 1)
     tokens_BT = prompt_BT
     for _ in range(n_new):
-        tokens_B = choose(model.next_logits(tokens_BT, caches))
+        tokens_B = choose(decoder(tokens_BT))
         yield tokens_B.tolist()
         tokens_BT = tokens_B[:, None]

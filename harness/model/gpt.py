@@ -30,6 +30,7 @@ from variants.base import (
     Positional,
 )
 from variants.linear import Linear, linear
+from variants.static_cache import StaticPosition
 
 MAX_LOGITS = 2**25  # in a forward pass without gradients, which has no use for all at once
 
@@ -104,6 +105,15 @@ class Block(nn.Module):
         return x_BTC
 
 
+def _positions(tokens_BT: Tensor, caches: Sequence[Cache] | None) -> Tensor:
+    """Return the positions of tokens, (T,)."""
+    static: StaticPosition | None = getattr(caches[0], "static", None) if caches else None
+    if static is not None:
+        return static.begin_step()
+    start = caches[0].n_seen if caches else 0
+    return torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
+
+
 class GPT(LanguageModel):
     """The language model.
 
@@ -154,8 +164,7 @@ class GPT(LanguageModel):
         document.
         """
         documents_BT = None if caches else self.documents(tokens_BT)
-        start = caches[0].n_seen if caches else 0
-        positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
+        positions_T = _positions(tokens_BT, caches)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         self.positional.prepare(positions_T, self.rotated_width, product_dtype(x_BTC))
@@ -215,6 +224,12 @@ class GPT(LanguageModel):
         device = self.wte.weight.device
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         return [attention.cache(batch, length, device, dtype) for attention in attentions]
+
+    @property
+    def supports_static_cache(self) -> bool:
+        """Whether all attentions decode at a `StaticPosition`."""
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        return all(attention.supports_static_cache for attention in attentions)
 
     def next_logits(self, tokens_BT: Tensor, caches: Sequence[Cache]) -> Tensor:
         """Return the logits of the token after the last one, (B, V).

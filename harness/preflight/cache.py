@@ -20,7 +20,7 @@ import variants
 from harness.contract.checks import CheckResult
 from harness.data.shards import cache_folder
 from harness.provenance.sources import Sources
-from harness.results.files import write_bytes
+from harness.results.files import read_file, write_bytes
 from harness.results.records import RunSpec
 from variants.base import is_part
 
@@ -70,7 +70,7 @@ class Cache:
     def read(self, key: str) -> Outcome | None:
         """Return the outcome of these checks; None if it is not known."""
         try:
-            return _outcome.validate_json(self._path(key).read_bytes())
+            return _outcome.validate_json(read_file(self._path(key)))
         except (OSError, ValueError):
             return None
 

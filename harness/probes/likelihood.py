@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.model.decoder import Decoder
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
 from variants.base import Cache, Precision
@@ -163,14 +164,20 @@ class Scorer:
         ]
         open_rows = {row for row, limit in enumerate(limits) if limit > 0}
         length = min(map(len, sequences))
-        caches = self._caches(len(batch))
+        n_positions = max(len(row) + n - 1 for row, n in zip(sequences, limits, strict=True))
+        caches = self._caches(len(batch), max(n_positions, 1))
+        decoder = None if caches is None else Decoder(self.model, caches, n_positions - length)
         fed = 0
         with autocast(device, self.precision):  # once: at its end it forgets the cast weights
             while open_rows:
-                first = fed if caches else 0
+                first = fed if decoder else 0
                 padded = [(sequence + [0] * length)[first:length] for sequence in sequences]
-                hidden_BTC = self.model.hidden(torch.tensor(padded, device=device), caches)
-                next_tokens = self._logits(hidden_BTC[:, -1]).argmax(-1).tolist()
+                tokens_BT = torch.tensor(padded, device=device)
+                if decoder:
+                    logits_BV = decoder(tokens_BT)
+                else:
+                    logits_BV = self._logits(self.model.hidden(tokens_BT)[:, -1])
+                next_tokens = logits_BV.argmax(-1).tolist()
                 fed = length
                 length += 1
                 for row in sorted(open_rows):
@@ -182,9 +189,9 @@ class Scorer:
                     if len(results[i]) == limits[row] or has_ended(i, results[i]):
                         open_rows.discard(row)
 
-    def _caches(self, batch: int) -> list[Cache] | None:
+    def _caches(self, batch: int, length: int) -> list[Cache] | None:
         """Return empty caches; None for an attention without one, which computes all again."""
         try:
-            return self.model.caches(batch, self.seq_len, dtype_of(self.precision))
+            return self.model.caches(batch, length, dtype_of(self.precision))
         except NotImplementedError:
             return None

@@ -11,6 +11,7 @@ from harness.provenance import git
 from harness.provenance.sources import Code
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
+from harness.results.files import read_file
 from harness.results.records import ArchivedFile, CodeManifest, LaunchInputs
 
 
@@ -24,7 +25,7 @@ def archive_code(archive: Archive, codes: Iterable[Code]) -> None:
             continue
         files = {}
         for name, path in code.files.items():
-            stored = archive.add(path.read_bytes(), path.suffix)
+            stored = archive.add(read_file(path), path.suffix)
             files[name] = ArchivedFile(syntax_sha256=syntax_hash(path), file=stored)
         if Code.of(code.files).hash == code.hash:
             archive.add_code(code.hash, CodeManifest(files=files))
@@ -40,7 +41,7 @@ def archive_inputs(
     """Store the study file and the list of packages; return them with the overrides."""
     data_folder = os.environ.get("ABLATIONS_DATA")
     return LaunchInputs(
-        study_file=archive.add(study_file.read_bytes(), study_file.suffix),
+        study_file=archive.add(read_file(study_file), study_file.suffix),
         folder=str(study_file.parent.resolve()),
         settings=list(settings),
         seeds=seeds,

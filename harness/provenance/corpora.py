@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from harness.results.files import open_file
 from harness.results.records import RunSpec, RunStatus
 from harness.results.store import Store
 
@@ -46,7 +47,7 @@ def _any_changed(files: dict[Path, str], started: datetime, hashes: dict[Path, s
         if not path.is_file() or path.stat().st_mtime < started.timestamp():
             continue
         if path not in hashes:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
         if hashes[path] != sha256:
             return True

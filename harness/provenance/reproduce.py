@@ -1,5 +1,6 @@
 """Write a folder from which recorded runs can be trained again: study, variants and command."""
 
+import json
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -248,5 +249,5 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return repr(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    quoted = json.dumps(value, ensure_ascii=False)  # its escapes are those of TOML
+    return quoted.replace("\x7f", "\\u007f")

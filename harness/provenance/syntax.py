@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.provenance.contents import Stamp, stamp
+from harness.results.files import read_file
 
 # Fields that follow from others, or that only some versions of Python have.
 _IGNORED_FIELDS = frozenset(("ctx", "kind", "type_comment", "type_ignores"))
@@ -59,7 +60,7 @@ def read(path: Path) -> Source:
 
 @functools.cache
 def _read(path: Path, stamp: Stamp) -> Source:
-    content = path.read_bytes()
+    content = read_file(path)
     content_sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix != ".py":
         return Source(content_sha256, content_sha256)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.analysis.candidates import Candidate, find_candidates
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.render.templating import new_environment
+from harness.report.render.templating import content_security_policy, new_environment
 from harness.results.files import write_text
 from harness.results.run import Run
 from harness.results.run_data import RunData
@@ -69,6 +69,7 @@ def write(summary: Summary, folder: Path) -> None:
             runs=shown,
             n_runs=len(runs),
             limit=limit,
+            policy=content_security_policy(),
         )
         write_text(path, page)
         written.add(path)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from harness.results.files import read_record, write_bytes, write_json
+from harness.results.files import read_file, read_record, write_bytes, write_json
 from harness.results.records import CodeManifest
 
 
@@ -27,7 +27,7 @@ class Archive:
         Raises:
             OSError: it is missing.
         """
-        return self._file(name).read_bytes()
+        return read_file(self._file(name))
 
     def _file(self, name: str) -> Path:
         return self.folder / "files" / name

@@ -43,7 +43,7 @@ from pydantic import ValidationError
 
 from harness.errors import ClaimLost
 from harness.results import owner as owners
-from harness.results.files import create
+from harness.results.files import create, open_file, read_file
 from harness.results.records import Owner
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _is_same_process(owner: Owner, observer: Owner) -> bool:
 
 def _read_owner(path: Path) -> Owner | None:
     try:
-        return Owner.model_validate(orjson.loads(path.read_bytes()))
+        return Owner.model_validate(orjson.loads(read_file(path)))
     except (OSError, ValueError, ValidationError):
         return None
 
@@ -285,7 +285,7 @@ def silence_s(path: Path) -> float | None:
         with open(clock, "xb") as file:
             os.utime(clock)
             server_now = os.fstat(file.fileno()).st_mtime
-        with open(path, "rb") as file:  # opening asks the server; a cache may answer `stat`
+        with open_file(path) as file:  # opening asks the server; a cache may answer `stat`
             return server_now - os.fstat(file.fileno()).st_mtime
     except OSError:
         return None

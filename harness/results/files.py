@@ -1,14 +1,16 @@
 """Atomic writes, JSON files and files of JSON lines, all read into records.
 
 A file is either replaced whole (written to a temporary file, flushed, renamed) or grows by whole
-lines, so that a reader sees the old or the new content. A torn last line, which a crash leaves
-behind, is ignored.
+lines, so that a reader sees the old or the new content. A torn line, which a crash leaves behind,
+is ignored.
 """
 
 import errno
 import os
 import secrets
 import stat
+import time
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,7 +22,11 @@ from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
 # Texts of PyTorch, of safetensors, and of C libraries.
+TOO_MANY_FILES = os.strerror(errno.EMFILE)
+MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
+TORN = b"#torn"  # the end of a torn line to which a later writer has appended others
+TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it whole by then
 REMEDY = "remove its folder to run that entry again"
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -93,10 +99,15 @@ def create(temporary: Path, path: Path) -> bool:
 
 def _create_in_place(path: Path, content: bytes) -> bool:
     try:
-        with open(path, "xb") as file:
-            file.write(content)
+        file = open(path, "xb")  # noqa: SIM115 - an error of `open` is none of the content
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -112,6 +123,11 @@ def is_disk_full(error: BaseException) -> bool:
     return error.__cause__ is not None and is_disk_full(error.__cause__)
 
 
+def remedy_of(error: BaseException) -> str:
+    """Return what follows the text of an error: a remedy if too many files are open, or nothing."""
+    return f"; {MORE_FILES}" if TOO_MANY_FILES in str(error) else ""
+
+
 def check_regular(path: Path) -> None:
     """Check that `path` is a file: to read from a pipe or a device may never end.
 
@@ -122,6 +138,26 @@ def check_regular(path: Path) -> None:
         raise OSError(
             errno.EINVAL, "must be a regular file, not a folder, pipe or device", str(path)
         )
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read its bytes.
+
+    Raises:
+        OSError: it is missing, is a folder, pipe or device, or cannot be read.
+    """
+    check_regular(path)
+    return open(path, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read()
 
 
 def absolute(path: Path) -> Path:
@@ -164,8 +200,7 @@ def read_json(path: Path) -> Json:
         StoreError: the file is missing or not a JSON object.
     """
     try:
-        check_regular(path)
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read_file(path))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
     if not isinstance(value, dict):
@@ -227,10 +262,24 @@ def parse_record(content: Json, record: type[VersionedT]) -> VersionedT:
 
 
 class JsonLinesWriter:
-    """Append records to a file of JSON lines; each is one whole line, written at once."""
+    """Append records to a file of JSON lines; each is one whole line, written at once.
+
+    A torn last line of a writer that crashed is ended with `TORN`, by which readers skip it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if path.exists():
+            check_regular(path)  # to open a pipe would wait for its reader
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._fd).st_size
+        if not self._ends_within_line(size):
+            return
+        time.sleep(TORN_AFTER_S)
+        if os.fstat(self._fd).st_size == size:
+            os.write(self._fd, TORN + b"\n")
+
+    def _ends_within_line(self, size: int) -> bool:
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def append(self, record: BaseModel) -> None:
         """Write one record; readers see it from now on.
@@ -251,20 +300,26 @@ class JsonLinesWriter:
 def truncate_lines(path: Path, n_lines: int, fence: Fence | None = None) -> None:
     """Keep the first `n_lines` lines of a file, if it exists."""
     if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_file(path).splitlines(keepends=True)
         write_bytes(path, b"".join(lines[:n_lines]), fence)
 
 
 def split_lines(path: Path) -> list[bytes]:
-    """Return the whole lines of a file; none if it does not exist. A torn last line is ignored."""
+    """Return the whole lines of a file; none if it does not exist. A torn last line is ignored.
+
+    Raises:
+        StoreError: it is no file, or it cannot be read.
+    """
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        return read_file(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
 
 
 def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -> list[RecordT]:
-    """Read JSON lines into records; none if the file does not exist. A torn last line is ignored.
+    """Read JSON lines into records; none if the file does not exist. Torn lines are ignored.
 
     With `until_damaged`, the lines before the first damaged one are returned.
 
@@ -273,6 +328,8 @@ def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -
     """
     records = []
     for number, line in enumerate(split_lines(path), start=1):
+        if line.endswith(TORN):
+            continue
         try:
             records.append(_parse(line, record))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

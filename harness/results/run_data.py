@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
+from harness.results.files import REMEDY
 from harness.results.records import (
     PHASES,
     CorpusLoss,
@@ -395,10 +396,30 @@ def _check(run: RunData) -> None:
         return
     if run.probes is None:
         raise StoreError("probes.json: the run is done, but the file is missing")
+    n_steps = run.resolved.train.steps
+    n_ranks = run.resolved.launch.world_size
     if not len(run.evals.step):
         raise StoreError("eval.jsonl: the run is done, but the file is missing or empty")
+    if run.evals.step[-1] != n_steps:
+        raise StoreError(
+            f"eval.jsonl: the run is done, but its last evaluation is that after "
+            f"{run.evals.step[-1]} of the {n_steps} steps of spec.json; {REMEDY}"
+        )
     if not len(run.steps):
         raise StoreError("steps.rank*.jsonl: the run is done, but they are missing or empty")
+    if len(run.steps) != n_steps:
+        raise StoreError(
+            f"steps.rank*.jsonl: the run is done, but {len(run.steps)} of the {n_steps} steps of "
+            f"spec.json are recorded; {REMEDY}"
+        )
+    for name, n_recorded in {
+        "memory": len(run.probes.memory),
+        "phases": len(run.probes.phases),
+    }.items():
+        if n_recorded not in (0, n_ranks):
+            raise StoreError(
+                f"probes.json: {name} has {n_recorded} ranks, spec.json has {n_ranks}; {REMEDY}"
+            )
 
 
 def _eval_columns(evals: list[EvalRecord]) -> Evals:

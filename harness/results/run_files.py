@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from harness.errors import ClaimLost, StoreError
 from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
+    check_regular,
+    open_file,
     read_lines,
     read_optional_record,
     read_record,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from harness.results.steps import Steps
 
 LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 2**20
 LAST_LINE_BYTES = 4096  # more than a line of the step file takes
 
 
@@ -64,7 +67,7 @@ class RunFiles:
     @property
     def is_imported(self) -> bool:
         """Whether another trainer made the run."""
-        return (self.path / "imported.json").exists()
+        return os.path.lexists(self.path / "imported.json")  # also as a link that leads nowhere
 
     @property
     def imported(self) -> ImportedRun:
@@ -176,6 +179,8 @@ class RunFiles:
         file system appends atomically.
         """
         path = self.log_path if host is None else self.path / f"log.{host}.txt"
+        if path.exists():
+            check_regular(path)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._check_opened(lambda: os.close(log))
         return log
@@ -271,11 +276,9 @@ class RunFiles:
     def last_step(self) -> StepRecord | None:
         """Return the newest whole line of rank 0's steps; reads only the end of the file."""
         try:
-            with open(self.steps_path(0), "rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - LAST_LINE_BYTES))
-                lines = file.read().split(b"\n")[:-1]
-        except FileNotFoundError:
+            with open_file(self.steps_path(0)) as file:
+                lines = _end_of(file, LAST_LINE_BYTES).split(b"\n")[:-1]
+        except OSError:  # missing, or damaged: `steps` says so
             return None
         if not lines:
             return None
@@ -285,9 +288,19 @@ class RunFiles:
             return None
 
     def log_tail(self, n_lines: int = LOG_TAIL_LINES) -> list[str]:
-        """Return the last lines of the ranks' output."""
+        """Return the last lines of the ranks' output, or why they cannot be read."""
         try:
-            text = self.log_path.read_text(encoding="utf-8", errors="replace")
+            with open_file(self.log_path) as file:
+                content = _end_of(file, LOG_TAIL_BYTES)
         except FileNotFoundError:
             return []
-        return text.splitlines()[-n_lines:]
+        except OSError as error:
+            return [f"{self.log_path}: unreadable ({error})"]
+        return content.decode("utf-8", errors="replace").splitlines()[-n_lines:]
+
+
+def _end_of(file: BinaryIO, n_bytes: int) -> bytes:
+    """Return the last bytes of a file."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - n_bytes))
+    return file.read()

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from harness.results.files import read_file
 from harness.study.axis_names import SHIPPED
 
 
@@ -68,7 +69,7 @@ class _Module:
     @classmethod
     def parse(cls, file: Path) -> "_Module | None":
         try:
-            return cls(file, ast.parse(file.read_text(encoding="utf-8")))
+            return cls(file, ast.parse(read_file(file).decode("utf-8")))
         except (OSError, SyntaxError, ValueError):
             return None
 

@@ -35,7 +35,8 @@ from harness.errors import ClaimLost, StoreError
 from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
-from harness.results.files import read_json, write_json
+from harness.results.checkpoints import STATE, n_steps, remove
+from harness.results.files import open_file, read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
@@ -47,8 +48,6 @@ from variants.tensor_parallel import ShardSpec
 T = TypeVar("T")
 State = dict[str, Any]  # nested, as of `torch.distributed.checkpoint.state_dict`
 
-# Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
-STATE = "state"
 CHECKSUMS = (
     "checksums.json"  # in the state folder: CRC-32 of its files, which PyTorch does not check
 )
@@ -81,7 +80,7 @@ class Checkpoints:
     `with checkpoints:` waits for the last one.
 
     Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that
-    keeps checkpoints is unfinished, both hold the full state, so that it can resume; `drop_state`
+    keeps checkpoints is unfinished, both hold the full state, so that it can resume; `drop_states`
     removes the files that the finished run does not keep. `blocked_s` is how long saves kept the
     training waiting, `written_s` how long the thread wrote, both in seconds.
     """
@@ -110,8 +109,8 @@ class Checkpoints:
         self._state: State | None = None  # in host memory, used again by each save
         self._saved_at = time.monotonic()
         self._timer = Timer(context.device)
-        self._newest_step = _n_steps(run.newest_checkpoint.resolve())  # 0: none
-        self._best_step = _n_steps(run.best_checkpoint.resolve())
+        self._newest_step = n_steps(run.newest_checkpoint.resolve())  # 0: none
+        self._best_step = n_steps(run.best_checkpoint.resolve())
         self._lowest_loss = math.inf
         self.blocked_s = 0.0
         self.written_s = 0.0
@@ -291,11 +290,11 @@ class Checkpoints:
         best = self._run.best_checkpoint
         for link in (newest, best):
             if not link.is_symlink():
-                _remove(link)
+                remove(link)
         self._best_step = 0
-        for folder in sorted(self._run.checkpoints.glob("step-*"), key=_n_steps):
-            if _n_steps(folder) <= step:
-                self._link_best(_n_steps(folder), losses.get(_n_steps(folder)))
+        for folder in sorted(self._run.checkpoints.glob("step-*"), key=n_steps):
+            if n_steps(folder) <= step:
+                self._link_best(n_steps(folder), losses.get(n_steps(folder)))
         if self._best_step == 0:
             best.unlink(missing_ok=True)
         if step > 0:
@@ -324,24 +323,16 @@ class Checkpoints:
             for path in self._run.checkpoints.glob(pattern):
                 if path.name not in kept:
                     self._run.check_claim()
-                    _remove(path)
-
-
-def drop_state(run: Run, keep: str) -> None:
-    """Remove the states of a finished run, except the newest one if `keep` is "full"."""
-    states = sorted(run.checkpoints.glob(f"step-*/{STATE}"), key=lambda path: _n_steps(path.parent))
-    for path in states[:-1] if keep == "full" else states:
-        run.check_claim()
-        _remove(path)
+                    remove(path)
 
 
 def resumable_checkpoints(run: Run) -> list[Path]:
     """Return the checkpoints that hold an undamaged state, newest first."""
     folders = []
     for folder in run.checkpoints.glob("step-*"):
-        if _n_steps(folder) > 0 and _is_undamaged(folder / STATE):
+        if n_steps(folder) > 0 and _is_undamaged(folder / STATE):
             folders.append(folder)
-    return sorted(folders, key=_n_steps, reverse=True)
+    return sorted(folders, key=n_steps, reverse=True)
 
 
 def _is_undamaged(state: Path) -> bool:
@@ -357,16 +348,10 @@ def _checksums(state: Path) -> dict[str, int]:
 
 def _crc32(path: Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def _n_steps(folder: Path) -> int:
-    """Return the number of steps in a checkpoint folder's name; 0 for any other folder."""
-    number = folder.name.removeprefix("step-")
-    return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
 
 
 def stage_state(
@@ -470,12 +455,5 @@ def _point(run: Run, link: Path, name: str) -> None:
     except OSError:
         shutil.copytree(link.parent / name, new_link, ignore=shutil.ignore_patterns(STATE))
         run.check_claim()
-        _remove(link)
+        remove(link)
     run.replace(new_link, link)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

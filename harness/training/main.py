@@ -18,15 +18,15 @@ from harness.provenance.archive import archive_code
 from harness.provenance.contents import Contents
 from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
+from harness.results.checkpoints import drop_states
 from harness.results.claims import Claim, owner_of
-from harness.results.files import is_disk_full
+from harness.results.files import is_disk_full, remedy_of
 from harness.results.host_memory import host_capacities
 from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
 from harness.results.timing import timing_of_process
-from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
@@ -167,7 +167,7 @@ def _train(
     if context.is_first:
         run.write_probes(_with_total_time(probes, time.time() - started))
         run.finish("done")
-        drop_state(run, spec.launch.keep_checkpoints)
+        drop_states(run, spec.launch.keep_checkpoints)
 
 
 def _earlier_environment(run: Run) -> Environment | None:
@@ -198,7 +198,7 @@ def _record_failure(run: Run, error: BaseException, stop: StopRequest) -> None:
         while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
             if time.monotonic() >= deadline:
                 message = f"{type(error).__name__}: {error}".splitlines()[0]
-                message = message.partition(GLOO_ADVICE)[0]
+                message = message.partition(GLOO_ADVICE)[0] + remedy_of(error)
                 if reason == "oom":
                     message = f"{message.partition(CUDA_ADVICE)[0]}; {_explain_memory(run, error)}"
                 run.finish("failed", reason, message)

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
+
+from harness.results.files import open_file
 
 INDEX = ".metadata"
 CHECKPOINT_CLASSES = {
@@ -59,9 +61,14 @@ class StateReader(FileSystemReader):
         Raises:
             pickle.UnpicklingError: it names anything but the classes of an index.
         """
-        with open(Path(self.path) / INDEX, "rb") as file:
-            _IndexUnpickler(file).load()
-        return super().read_metadata(*args, **kwargs)
+        with open_file(Path(self.path) / INDEX) as file:
+            metadata = _IndexUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"refused: it holds a {type(metadata).__name__}")
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id  # as `FileSystemReader` does
+        return metadata
 
 
 class StatePlanner(DefaultLoadPlanner):

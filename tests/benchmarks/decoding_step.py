@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from harness.model.decoder import Graph, StepGraph
 from harness.model.gpt import GPT
 
 
@@ -23,3 +24,22 @@ def decoding_step(model: GPT, prompt_BT: Tensor) -> tuple[Callable[[], None], in
 
     n_table = model.get_parameter("positional.wpe.weight").numel()
     return step, sum(weight.numel() for weight in model.parameters()) - n_table
+
+
+def captured_step(model: GPT, prompt_BT: Tensor, graph: Graph) -> Callable[[], None]:
+    """Return a call that decodes a token after a prompt with a graph, at later and later positions.
+
+    At the last position it goes back, because to do so each time would launch one more kernel.
+    """
+    batch, n_prompt = prompt_BT.shape
+    caches = model.caches(batch, n_prompt + 1, model.wte.weight.dtype)
+    model.next_logits(prompt_BT, caches)
+    decode = StepGraph(model, caches, batch, graph)
+    token_B1 = prompt_BT[:, :1].clone()
+
+    def step() -> None:
+        if decode.n_seen == model.shape.seq_len:
+            decode.n_seen = n_prompt
+        decode(token_B1)
+
+    return step

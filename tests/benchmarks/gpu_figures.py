@@ -14,10 +14,11 @@ import numpy as np
 import ratios
 import torch
 import torch.nn.functional as F
-from decoding_step import decoding_step
+from decoding_step import captured_step, decoding_step
 from torch import Tensor
 
 from harness.model.builder import ModelBuilder
+from harness.model.decoder import CudaGraph, Graph
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
 from harness.model.precision import autocast
@@ -172,16 +173,29 @@ def window(
 
 
 @torch.inference_mode()
-def decoding(device: torch.device, shape: ModelShape = GPT2_124M) -> list[GpuFigure]:
-    """Return the speed of decoding one token at batch 1, relative to reading the weights once."""
+def decoding(
+    device: torch.device,
+    shape: ModelShape = GPT2_124M,
+    make_graph: Callable[[torch.device], Graph] = CudaGraph,
+) -> list[GpuFigure]:
+    """Return the speed of decoding one token at batch 1 with and without a CUDA graph.
+
+    The speed is relative to reading the weights once, and that of the graph also to eager decoding.
+    """
     model = gpt2(shape, device).to(torch.bfloat16).eval()
     n_prompt = min(32, shape.seq_len // 2)
     prompt_BT = torch.randint(shape.vocab_size, (1, n_prompt), device=device)
-    step, n_read = decoding_step(model, prompt_BT)
+    eager, n_read = decoding_step(model, prompt_BT)
+    replayed = captured_step(model, prompt_BT, make_graph(device))
     buffer = torch.randn(n_read, device=device, dtype=torch.bfloat16)
-    ours_s, read_s = seconds(device, step, buffer.amax)
+    replayed_s, eager_s, read_s = seconds(device, replayed, eager, buffer.amax)
     name = "decoding step of GPT-2 124M, bf16, batch 1"
-    return [speedup(name, ours_s, "reading the weights once", read_s, target=0.7)]
+    peer = "reading the weights once"
+    return [
+        speedup(f"{name}, CUDA graph", replayed_s, peer, read_s, target=0.7),
+        speedup(f"{name}, eager", eager_s, peer, read_s),
+        speedup(f"{name}, CUDA graph", replayed_s, "the eager step", eager_s),
+    ]
 
 
 def main() -> None:

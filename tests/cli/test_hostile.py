@@ -3,28 +3,17 @@
 A sample is tried; `FUZZ=5000` tries all.
 """
 
-import contextlib
-import io
 import json
 import os
-import random
-import signal
 
 import pytest
+from hostile import call, sample
 
-from harness.cli.app import main
 from harness.errors import UserError
 from harness.published.files import read_tensors
 
-LIMIT_S = 30  # of a test machine that is busy: a pipe that is opened would wait forever
-N = int(os.environ.get("FUZZ", "12"))
 SEEDS = "seeds = [0, 1]"
 ROPE = '"rope"]'
-
-
-def sample(cases):
-    """Return so many of the cases; each process of the tests must collect the same."""
-    return random.Random(0).sample(sorted(cases), min(N, len(cases)))
 
 
 STUDIES = {  # a text, its replacement, and a part of the message
@@ -77,24 +66,6 @@ STUDIES = {  # a text, its replacement, and a part of the message
 }
 
 
-def call(*command):
-    """Return the exit code and stderr of a command; fail if it does not end."""
-    out, err = io.StringIO(), io.StringIO()
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"{command} does not end"))
-    signal.alarm(LIMIT_S)
-    try:
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as end,
-        ):
-            main([str(part) for part in command])
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    return end.value.code, err.getvalue()
-
-
 @pytest.fixture
 def write_study(tmp_path, monkeypatch):
     """Return a function that writes a study with one replacement, next to hostile paths."""
@@ -136,7 +107,7 @@ positional = ["learned", {ROPE}
 def test_a_hostile_study_is_refused_with_its_place(write_study, case):
     old, new, part = STUDIES[case]
     write_study(old, new)
-    code, err = call("list", "study.toml")
+    code, _, err = call("list", "study.toml")
     assert code == 2, (case, err)
     assert "Traceback" not in err and len(err.splitlines()) <= 50
     assert part in err or "not TOML" in err, (case, err)
@@ -169,7 +140,7 @@ def test_what_is_not_a_file_is_not_read(tmp_path, case):
     command, file = case.split()
     path = tmp_path / "x.toml"
     FILES[file](path)
-    code, err = call(*COMMANDS[command], path)
+    code, _, err = call(*COMMANDS[command], path)
     assert code == 2 and "Traceback" not in err and "x.toml" in err, (case, err)
 
 
@@ -186,7 +157,7 @@ def test_no_name_of_a_study_leads_out_of_a_folder(tmp_path, monkeypatch, name):
         ("export", "--to", "csv", "--", name),
         ("results", "remove", "--", name),
     ):
-        code, err = call(*command)
+        code, _, err = call(*command)
         assert code == 2 and "Traceback" not in err, (command, err)
     assert not any(folder.iterdir()) and list(tmp_path.iterdir()) == [folder]
 
@@ -195,7 +166,8 @@ def test_a_byte_order_mark_is_no_part_of_a_study(write_study, tmp_path):
     write_study("steps = 4", "steps = 5")
     path = tmp_path / "study.toml"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert call("list", path) == (0, "")
+    code, _, err = call("list", path)
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -221,5 +193,5 @@ def test_weights_that_are_a_pipe_are_not_read(tmp_path, name):
         ("checkpoint", "import", folder, tmp_path / "dest"),
         ("checkpoint", "show", folder),
     ):
-        code, err = call(*command)
+        code, _, err = call(*command)
         assert code == 2 and "Traceback" not in err, err

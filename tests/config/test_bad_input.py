@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.cli.app import main
 from harness.config import load
 from harness.errors import UserError
 
@@ -297,7 +298,7 @@ def test_an_eval_length_beyond_the_validation_part_is_refused(write_study):
     assert load(path).runs[0].probes.eval_lengths == [8, n_tokens - 1]
 
 
-def test_tasks_of_lm_eval_are_refused_before_the_start(write_study, monkeypatch):
+def test_tasks_of_lm_eval_are_refused_before_the_start(write_study, monkeypatch, capsys, tmp_path):
     """After hours of training, a misspelled task would be found, or a missing package."""
     path = write_study(more='\n[probes]\nlm_eval = { tasks = ["helaswag", "arc", "a.yaml"] }\n')
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)  # as if it were not installed
@@ -309,6 +310,10 @@ def test_tasks_of_lm_eval_are_refused_before_the_start(write_study, monkeypatch)
     unknown, absent = problems(path)
     assert "probes.lm_eval.tasks: 'helaswag': no such task; did you mean hellaswag?" in unknown
     assert "probes.lm_eval.tasks: 'a.yaml': no such file" in absent
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(path), "--dry-run", "--results", str(tmp_path / "results")])
+    assert ended.value.code == 2 and unknown in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
     path.write_text(path.read_text().replace('"helaswag", "arc", "a.yaml"', '"arc"'))
     assert load(path).runs[0].probes.lm_eval.tasks == ["arc"]
 

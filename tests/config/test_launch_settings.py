@@ -77,3 +77,10 @@ def test_every_setting_of_execution_reaches_the_spec():
         "keep_checkpoints",
         "network_interface",
     }
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "stall_timeout_s"])
+@pytest.mark.parametrize("value", [1e-9, 0.5, 0, -1])
+def test_limits_of_a_run_are_a_second_or_more(name, value):
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        LaunchSettings.model_validate({name: value})

@@ -227,6 +227,21 @@ class WrongCache(MultiHead):
         return super().attend_cache(0.9 * q_BH1D, cache, position_1, positional)
 
 
+class WrongStaticCache(MultiHead):
+    supports_static_cache = True
+
+    def attend_cache(self, q_BH1D, cache, position_1, positional):
+        return self.scores(q_BH1D, *cache.visible(), None)
+
+
+class HostPosition(MultiHead):
+    supports_static_cache = True
+
+    def attend_cache(self, q_BH1D, cache, position_1, positional):
+        k_BHLD, v_BHLD = (buffer[:, :, : cache.n_seen] for buffer in cache.visible())
+        return self.scores(q_BH1D, k_BHLD, v_BHLD, None)
+
+
 LEAKS = [
     (NextToken, "h.0.mlp"),
     (NextTokenInTraining, "h.0.mlp"),
@@ -300,6 +315,8 @@ FAULTS = [
     (UndeclaredBias, "has_bias", "`bias` returns a tensor"),
     (Extrapolating, "extrapolates", "positions from seq_len on raise"),
     (WrongCache, "cache", "after a prompt of 1 tokens, the logits at position 1 differ"),
+    (WrongStaticCache, "cache", "with a static cache only; use the bias of the cache"),
+    (HostPosition, "cache", "with a static cache only; use the bias of the cache"),
 ]
 
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.distributed
 
 DONE = "run.finish('done')"
 HANGS = "import time; time.sleep(3600)"
+WAITS = "import time; time.sleep(60)"
 IGNORES = f"import signal; signal.signal(15, signal.SIG_IGN); {HANGS}"
 KILLED = "import os; os.kill(os.getpid(), 9)"
 CANNOT_RECORD = "raise SystemExit(1)"
@@ -60,7 +61,7 @@ def limits(world_size: int = 1, stall_timeout_s: float | None = None) -> LaunchS
 def start_all(runs: Sequence[Run], launches, slots=None, stop=None) -> list[threading.Thread]:
     threads = []
     for run, launch, slot in zip(runs, launches, slots or [Slot()] * len(runs), strict=True):
-        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop))
+        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop), daemon=True)
         thread.start()
         threads.append(thread)
     return threads
@@ -114,6 +115,52 @@ def test_a_run_that_fails_or_hangs_ends_alone(new_run):
     threads["waits"].join()
 
 
+EXITS = {
+    "os._exit": "import os; os._exit(0)",
+    "a thread": "import os, threading, time; threading.Thread(target=os._exit, args=(0,)).start(); "
+    "time.sleep(60)",
+    "exit of C": "import ctypes; ctypes.CDLL(None).exit(0)",
+    "another program": "import os; os.execv('/bin/true', ['true'])",
+}
+
+
+@pytest.mark.parametrize("script", EXITS.values(), ids=EXITS)
+def test_a_rank_that_exits_with_code_0_fails_its_run(new_run, script):
+    """torchrun's engine would wait for its result; the other rank ends too."""
+    runs = [new_run("alone", script), new_run("pair", f"if rank: {script}\n{WAITS}")]
+    started = time.monotonic()
+    threads = start_all(runs, [limits(1), limits(2)])
+    for thread in threads:
+        thread.join(timeout=40)
+        assert not thread.is_alive()
+    assert time.monotonic() - started < 40
+    for run, rank in zip(runs, (0, 1), strict=True):
+        status = run.status
+        assert (status.status, status.reason) == ("failed", "error")
+        assert status.message.startswith(f"rank {rank} ended with exit code 0 before")
+
+
+def test_a_run_that_is_done_may_exit_with_code_0(new_run):
+    run = new_run("a", f"{DONE}; import os; os._exit(0)")
+    agent.start(run, limits())
+    assert run.status.status == "done"
+
+
+def test_a_killed_fork_server_is_named(new_run):
+    """Its ranks end, and the next run has another one."""
+    run = new_run("a", HANGS)
+    (thread,) = start_all([run], [limits(2)])
+    wait_for_ranks([run])
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    thread.join()
+    assert (run.status.status, run.status.reason) == ("failed", "killed")
+    assert "the fork server, its parent process, was killed" in run.status.message
+    after = new_run("b", DONE)
+    agent.start(after, limits())
+    assert after.status.status == "done" and forkserver._forkserver._forkserver_pid != server
+
+
 ABORTED = "import os; print('terminate called: std::bad_alloc', flush=True); os.abort()"
 
 
@@ -164,6 +211,33 @@ def test_a_rank_that_ignores_the_request_is_killed(new_run, monkeypatch):
     stop.request(signal.SIGTERM)
     thread.join()
     assert run.status.status == "interrupted"
+
+
+COUNTS = """
+import signal, time
+numbers = []
+signal.signal(15, lambda number, frame: numbers.append(number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [15])
+while not numbers: time.sleep(0.01)
+time.sleep(1)
+(run.path / "signals").write_text(str(len(numbers)))
+"""
+
+
+@pytest.mark.parametrize("limit_s", [1e-9, 1.0])
+@pytest.mark.parametrize("request_s", [None, 0.2])
+def test_a_short_limit_signals_a_rank_once(new_run, monkeypatch, limit_s, request_s):
+    """Also if the user stops the run at the same time: each signal may end what a rank saves."""
+    monkeypatch.setattr(agent, "RANKS_MARGIN_S", 0.0)
+    run = new_run("a", COUNTS)
+    stop = Stop()
+    (thread,) = start_all([run], [limits(stall_timeout_s=limit_s)], stop=stop)
+    if request_s is not None:
+        wait_for_ranks([run])
+        time.sleep(request_s)
+        stop.request(signal.SIGTERM)
+    thread.join(timeout=60)
+    assert not thread.is_alive() and (run.path / "signals").read_text() == "1"
 
 
 def test_a_run_that_another_process_took_over_is_left(new_run, monkeypatch):

@@ -81,12 +81,44 @@ def test_a_killed_rank_is_reported_as_killed(new_harness):
     assert run.probes.resumed_at and run.status.attempts == 2
 
 
+HANGS = """
+import os
+import threading
+import time
+from pathlib import Path
+
+from variants.base import Positional
+
+HAS_HUNG = Path({has_hung!r})
+
+
+def show_life():
+    while not HAS_HUNG.exists():
+        print("alive", flush=True)
+        time.sleep(0.2)
+
+
+if "RANK" in os.environ:
+    threading.Thread(target=show_life, daemon=True).start()
+
+
+class Hangs(Positional):
+    def embed(self, x, positions):
+        if self.training and not x.is_meta and os.environ.get("RANK") == "1":
+            HAS_HUNG.touch()
+            time.sleep(3600)
+        return x
+"""
+
+
 def test_a_stalled_run_is_ended_with_the_stack_of_each_rank(new_harness):
-    """Rank 0 waits for rank 1 inside a collective, where Python handles no signal."""
+    """Rank 0 waits for rank 1 inside a collective, where Python handles no signal.
+
+    Before that both show that they live, however long they take to start.
+    """
     study = new_harness.study('["hangs"]', '["mha"]', DDP)
-    new_harness.variant(
-        "hangs", "time.sleep(3600) if self.training and os.environ['RANK'] == '1' else None"
-    )
+    text = HANGS.replace("{has_hung!r}", repr(str(new_harness.folder / "has_hung")))
+    (new_harness.folder / "mine/positional/hangs.py").write_text(text)
     new_harness("run", study, settings=["launch.stall_timeout_s=10"], code=1)
     (run,) = new_harness.runs()
     assert (run.status.status, run.status.reason) == ("failed", "timeout")

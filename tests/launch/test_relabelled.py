@@ -25,6 +25,12 @@ DEFAULTS = [
     for name in record.model_fields
     if name not in required and record.model_fields[name].default is not None
 ]
+OTHER_CONTENT = {
+    "model": ("study.toml", "n_embd = 8", "n_embd = 16"),
+    "train": ("study.toml", "steps = 4", "steps = 8"),
+    "seed": ("study.toml", "seeds = [0]", "seeds = [1]"),
+    "text": ("text.txt", "not", "NOT"),
+}
 
 
 @pytest.fixture
@@ -92,10 +98,22 @@ def test_each_run_is_trained_and_stored_once_under_all_labels(study):
         assert relabel_all(study, planned) == 0
 
 
-def test_another_content_is_not_taken_over(study):
+def test_another_variant_is_not_taken_over(study):
     study.run()
     planned = with_axes(study, 'norm = ["rmsnorm"]')
     assert relabel_all(study, planned) == 0
+
+
+@pytest.mark.parametrize("change", OTHER_CONTENT)
+def test_another_content_is_not_taken_over(change, study):
+    """The result would be that of other settings, of other seeds or of another text."""
+    study.run()
+    file, old, new = OTHER_CONTENT[change]
+    path = study.folder / file
+    path.write_text(path.read_text().replace(old, new))
+    planned = with_axes(study, 'norm = [{ variant = "layernorm", label = "LN" }]')
+    assert relabel_all(study, planned) == 0
+    assert len(study.run(planned)) == 2
 
 
 def test_two_equal_entries_of_a_study_stay_two(study):

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tape import Tape
 
+from harness.model import decoder
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
@@ -79,6 +81,32 @@ def test_every_timed_step_attends_to_exactly_its_context(ranks, monkeypatch):
     monkeypatch.setattr(GPT, "next_logits", observed)
     measure(ranks, spec([2], [10]))
     assert passes == {(0, 10, 10), (9, 1, 10)}
+
+
+def test_a_graph_is_timed_where_long_texts_are_decoded_with_one(ranks, monkeypatch):
+    """Without it, each step on a GPU would time the launches of the host, equal for all variants.
+
+    The graph must find the same number of positions each time, as an eager step does.
+    """
+    positions = []
+
+    class PositionTape(Tape):
+        def capture(self, step):
+            replay = super().capture(step)
+
+            def observed():
+                positions.append(int(self.recorder.statics[0]))
+                return replay()
+
+            return observed
+
+    (eager,) = measure(ranks, spec([2], [10]), positional="rope")
+    monkeypatch.setattr(decoder, "uses_graph", lambda *_, **__: True)
+    monkeypatch.setattr(decoder, "CudaGraph", PositionTape)
+    (record,) = measure(ranks, spec([2], [10]), positional="rope")
+    assert (eager.cuda_graph, record.cuda_graph) == (False, True)
+    assert positions == [9] * (decode.N_WARMUP + decode.N_STEPS)
+    assert len(record.decode_s) == decode.N_STEPS and min(record.decode_s) > 0
 
 
 def test_attention_without_a_cache_gives_a_reason(ranks, monkeypatch):

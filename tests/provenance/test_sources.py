@@ -107,6 +107,7 @@ def test_an_edited_file_changes_exactly_the_runs_that_use_it(project, make_spec,
         "init": plain.model_copy(update={"init": InitSource(folder="x")}),
     }
     optional = {
+        "harness/model/decoder.py": {"decode", "lm_eval"},
         "harness/probes/decode.py": {"decode"},
         "harness/probes/eval_lengths.py": {"lengths"},
         "harness/probes/lm_eval.py": {"lm_eval"},

@@ -22,6 +22,7 @@ from harness.report.document import (
 from harness.report.render import html, markdown
 from harness.report.tables import table
 
+ADDRESSES = "www.example.org and http://example.org and a@example.org"
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(1)</script>",
@@ -31,7 +32,19 @@ HOSTILE = (
     "&lt;b&gt; &#60;",
     "```",
     "<details><summary>x",
+    "a\\|b \\\\| c",
+    "[x]: http://example.org",
+    "# heading",
+    "- item",
+    "1. item",
+    "> quote",
+    "---",
+    ADDRESSES,
+    "$x$ :tada: <!-- c --> <?php ?>",
+    "{{ 7 * 7 }} {% raw %} ${7 * 7}",
 )
+UNSAFE = "\x00\x07\x08\x1b\x7f\x85\x9b\u202e\u2066\u200b\ufeff\uffff"
+SEQUENCE = "\x1b[31mred\x1b[0m \x1b]8;;http://example.org\x07link\x1b]8;;\x07"
 
 
 def document(*blocks):
@@ -87,6 +100,44 @@ def test_text_stays_in_its_cell(render, hostile):
     assert shown(page).count(hostile) >= 3
     assert len(re.findall("<t[dh][ >]", page)) == 6
     assert not tags(page) & {"img", "script", "a", "strong", "em", "del", "details"}
+
+
+@RENDERERS
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_text_that_begins_a_block_is_a_paragraph(render, hostile):
+    assert hostile in shown(render(paragraph(hostile)))
+    assert tags(render(paragraph(hostile))) == {"p"}
+    listed = render(ItemList([text(hostile)]))
+    assert hostile in shown(listed) and tags(listed) == {"ul", "li"}
+
+
+BLOCKS = {
+    "paragraph": paragraph,
+    "code": lambda text: paragraph(Code(text)),
+    "emphasis": lambda text: paragraph(Emphasis(text)),
+    "item": lambda text: ItemList([(text,)]),
+    "note": lambda text: Note([paragraph(text)]),
+    "heading": Heading,
+    "code block": CodeBlock,
+    "details": lambda text: Details(text, (paragraph("x"),)),
+    "cell": lambda text: table("C", ["a"], [[text]]),
+    "code in a cell": lambda text: table("C", ["a"], [[Code(text)]]),
+    "column": lambda text: table("C", [text], [["x"]]),
+}
+
+
+@RENDERERS
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_control_character_is_in_a_report(render, block):
+    page = render(BLOCKS[block](f"before {UNSAFE} {SEQUENCE} after"))
+    assert not set(UNSAFE) & set(page) and "\\u202e" in shown(page)
+    assert "red" in shown(page) and "example.org" not in page
+
+
+def test_no_address_of_others_is_a_link():
+    """GitHub makes links of addresses that have no markup."""
+    source = markdown.render(document(paragraph(ADDRESSES)))
+    assert not re.search(r"https?://|www\.e|a@e", source)
 
 
 @RENDERERS

@@ -133,6 +133,29 @@ def test_a_torn_last_line_is_passed_over(tmp_path, torn):
     assert [record.step for record in read_lines(path, StepRecord)] == [0, 1]
 
 
+@pytest.mark.parametrize("torn", ["{", '{"step": 2', step_record(2).model_dump_json()])
+def test_lines_after_a_torn_one_are_read(tmp_path, torn):
+    """The next launch of a study whose launcher crashed appends to the same file."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{step_record(0).model_dump_json()}\n{torn}")
+    for step in (3, 4):
+        lines = JsonLinesWriter(path)
+        lines.append(step_record(step))
+        lines.close()
+    assert [record.step for record in read_lines(path, StepRecord)] == [0, 3, 4]
+
+
+def test_a_line_that_another_process_writes_is_not_torn(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    line = f"{step_record(0).model_dump_json()}\n"
+    path.write_text(line[:9])
+    monkeypatch.setattr("time.sleep", lambda _: path.write_text(line))
+    lines = JsonLinesWriter(path)
+    lines.append(step_record(1))
+    lines.close()
+    assert [record.step for record in read_lines(path, StepRecord)] == [0, 1]
+
+
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
 

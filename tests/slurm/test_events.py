@@ -19,6 +19,10 @@ TRAIN = ["train.steps=60", "train.tokens_per_step=128", "train.eval_every=20"]
 SEEDS = "--seeds=0,1,2,3,4,5"
 URGENT = ["--partition=urgent", "--nodelist=n1", "--ntasks=1", "--output=/dev/null"]
 FORK_SERVER = "multiprocessing.forkserver"
+# No run ends before `fast` exists: the later steps would take several minutes.
+SLOW = """self.n_calls = getattr(self, "n_calls", 0) + self.training
+        if self.training and not os.path.exists({fast!r}):
+            time.sleep(1.0 if self.n_calls < 30 else 15.0)"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,8 @@ def test_events_end_in_a_resume_or_a_named_failure(login):
     """Six runs on two nodes: each meets another event; squeue fails meanwhile."""
     cluster = login.cluster
     study = login.study('["slow"]')
-    fast = login.slow_variant(seconds=1.0)
+    fast = login.folder / "fast"
+    login.variant("slow", SLOW.format(fast=str(fast)))
     arguments = ("run", study, SEEDS, "--on=slurm")
     following = login.start_often(*arguments, settings=[*SETTINGS, *TRAIN])
     wait_until(lambda: len(active(login)) == 6, "all are submitted")

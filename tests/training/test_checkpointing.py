@@ -31,6 +31,8 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.weights import atomic_folder, load_weights
 from harness.published.convert import export_weights
+from harness.results import checkpoints as checkpoints_module
+from harness.results.checkpoints import drop_states
 from harness.results.run import Run
 from harness.training import checkpointing
 from harness.training import optimizer as optim
@@ -38,7 +40,6 @@ from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
-    drop_state,
     load_state,
     resumable_checkpoints,
 )
@@ -172,7 +173,7 @@ def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
         files = {"model.safetensors", "checkpoint.json"}
         unfinished = {path.name for path in run.best_checkpoint.iterdir()}
         assert unfinished == files | {"state"}, "the run can resume"
-        drop_state(run, keep)
+        drop_states(run, keep)
         assert {path.name for path in run.best_checkpoint.iterdir()} == files
         state = {"state"} if keep == "full" else set()
         assert {path.name for path in run.newest_checkpoint.iterdir()} == files | state
@@ -238,11 +239,11 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     assert set(listing(run)) == {"newest", "best", "step-4", "step-8"}
     assert equal(load_weights(run.newest_checkpoint).tensors, weights[8])
     assert equal(load_weights(run.best_checkpoint).tensors, weights[4])
-    drop_state(run, "full")
+    drop_states(run, "full")
     assert [folder.name for folder in resumable_checkpoints(run)] == ["step-8"]
 
 
-MOMENTS = ("_write", "write_state", "_link", "_point", "restore_links", "drop_state")
+MOMENTS = ("_write", "write_state", "_link", "_point", "restore_links", "drop_states")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -269,12 +270,13 @@ def test_after_its_run_was_taken_over_no_checkpoint_changes(
 
         monkeypatch.setattr(owner, name, call)
 
-    take_over_before(Checkpoints if hasattr(Checkpoints, moment) else checkpointing, moment)
+    owners = (Checkpoints, checkpointing, checkpoints_module)
+    take_over_before(next(owner for owner in owners if hasattr(owner, moment)), moment)
     with pytest.raises(ClaimLost):
         if moment == "restore_links":
             checkpoints.restore_links(0, {})
-        elif moment == "drop_state":
-            checkpointing.drop_state(first.run, "none")
+        elif moment == "drop_states":
+            checkpoints_module.drop_states(first.run, "none")
         else:
             write(checkpoints, 4, 1.0)
     assert left[0] and kept_files(run) == left[0]
@@ -642,7 +644,7 @@ CRASHES = {
     "before it is linked": (checkpointing, "_point", 1, False),
     "while it is linked": (os, "replace", 3, False),
     "before it is the best": (checkpointing, "_point", 2, True),
-    "before the older one is removed": (checkpointing, "_remove", 1, True),
+    "before the older one is removed": (checkpointing, "remove", 1, True),
     "while the older one is removed": (os, "rmdir", 1, True),
 }
 

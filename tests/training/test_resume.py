@@ -13,13 +13,13 @@ from harness.data.batches import Batches, Tokens
 from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode, UserError
 from harness.model.weights import load_weights
+from harness.results.checkpoints import drop_states
 from harness.results.records import StepRecord, VariantChoice
 from harness.results.run import Run
 from harness.training import optimizer as optim
 from harness.training import resume
 from harness.training.checkpointing import (
     StateError,
-    drop_state,
     load_state,
     resumable_checkpoints,
 )
@@ -321,7 +321,7 @@ def test_resumed_run_keeps_only_the_requested_files(tmp_path, ranks, whole, keep
     run.mark_running()
     resumed_at = [] if keep == "none" else [6]
     assert attempt(run, ranks).resumed_at == resumed_at
-    drop_state(run, keep)
+    drop_states(run, keep)
     assert curve(run) == whole[0]
     folders = [path.parent.name for path in run.checkpoints.glob("step-*/state")]
     assert folders == (["step-9"] if keep == "full" else [])

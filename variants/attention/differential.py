@@ -40,6 +40,7 @@ class Differential(MultiHead[DifferentialOptions]):
 
     Options = DifferentialOptions
     title = "differential"
+    supports_static_cache = True
     kernel_overhead = 2.0
     lambda_q1: nn.Parameter
     lambda_k1: nn.Parameter

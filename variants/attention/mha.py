@@ -46,6 +46,7 @@ class MultiHead(Attention[OptionsT]):
 
     Options: ClassVar[type] = MultiHeadOptions
     supports_documents = True
+    supports_static_cache = True
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -166,7 +167,7 @@ class MultiHead(Attention[OptionsT]):
     ) -> Tensor:
         """Attend from one position to the cache; the R query heads of a group share its keys."""
         k_BGLD, v_BGLD = cache.visible()
-        bias = positional.bias(position_1, cache.positions()) if positional.has_bias else None
+        bias = cache.bias(positional, position_1)
         if bias is not None:
             bias_H1L = bias.expand(self.n_head, 1, -1)
             bias = bias_H1L.view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)

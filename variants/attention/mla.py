@@ -51,6 +51,7 @@ class LatentAttention(Attention[LatentOptions]):
     Options = LatentOptions
     title = "MLA"
     supports_documents = True
+    supports_static_cache = True
 
     def __init__(self, shape: ModelShape, options: LatentOptions, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -158,7 +159,7 @@ class LatentAttention(Attention[LatentOptions]):
         if cache is not None:
             cache.append(torch.cat((c_B1TL, k_B1TR), dim=-1))
         if cache is not None and decoding:
-            bias = positional.bias(positions_T, cache.positions())
+            bias = cache.bias(positional, positions_T)
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, bias, cache)
         else:
             y_BHTD = self.attend(

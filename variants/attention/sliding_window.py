@@ -67,6 +67,7 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
 
     Options = SlidingWindowOptions
     title = "window {window}"
+    supports_static_cache = True
 
     def __init__(self, shape: ModelShape, options: SlidingWindowOptions, layer: int) -> None:
         super().__init__(shape, options, layer)

@@ -15,6 +15,7 @@ class Alibi(Positional[NoOptions]):
     title = "ALiBi"
 
     has_bias = True
+    prepared: Tensor | None = None
 
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:
         super().__init__(shape, options)
@@ -25,9 +26,20 @@ class Alibi(Positional[NoOptions]):
         self.slopes = self.slopes[self.rank_slice(len(self.slopes), "heads", rank, world_size)]
         return TensorParallelPlan()
 
+    def prepare(self, positions_T: Tensor, width: int, dtype: torch.dtype) -> None:
+        """Keep the slopes on the device: a CUDA graph cannot copy them from the host."""
+        if self.prepared is None or self.prepared.device != positions_T.device:
+            self.prepared = self._slopes(positions_T.device)
+
+    def _slopes(self, device: torch.device) -> Tensor:
+        slopes_H11 = torch.tensor(self.slopes, device=device)[:, None, None]
+        return slopes_H11
+
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""
-        slopes_H11 = torch.tensor(self.slopes, device=q_positions.device)[:, None, None]
+        slopes_H11 = self.prepared
+        if slopes_H11 is None or slopes_H11.device != q_positions.device:
+            slopes_H11 = self._slopes(q_positions.device)
         distance = q_positions[..., None, :, None] - k_positions[..., None, None, :]
         return -slopes_H11 * distance
 

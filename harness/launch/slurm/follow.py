@@ -23,6 +23,7 @@ from harness.launch.slurm.queue import (
     stuck_reasons,
     submitted_ns,
 )
+from harness.results.files import read_file
 from harness.results.records import RunSpec, RunStatus
 from harness.results.run import Run
 from harness.results.store import Store
@@ -287,4 +288,4 @@ def _cause(element: Element, accounted: Mapping[str, str]) -> str:
 
 
 def _tail(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-FAILURE_LOG_LINES:]
+    return read_file(path).decode("utf-8", errors="replace").splitlines()[-FAILURE_LOG_LINES:]

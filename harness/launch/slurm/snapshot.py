@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.provenance.reproduce import archived_variant_paths
 from harness.provenance.sources import CodeFiles, Sources
+from harness.results.files import read_file
 from harness.results.records import RunSpec, TokenSlice
 from harness.results.store import Store
 
@@ -97,7 +98,7 @@ def plan_snapshot(store: Store, study: str, specs: Sequence[RunSpec]) -> Snapsho
                 files.setdefault(f"{name}/{file.relative_to(folder)}", file)
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
-        content = file.read_bytes()
+        content = read_file(file)
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     folder_of_code = store.root.resolve() / study / ".code"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from html import escape
 
+from harness.printable import printable
 from harness.report.charts.spec import (
     Axis,
     Bars,
@@ -60,7 +61,7 @@ def render(spec: ChartSpec) -> JsonDict:
 
 def plain(text: str) -> str:
     """Return a name that plotly, which interprets some HTML, shows unchanged."""
-    return escape(text, quote=False)
+    return escape(printable(text), quote=False)
 
 
 def rounded(values: Iterable[float]) -> list[float | None]:
@@ -86,7 +87,7 @@ def _error(
 
 
 def _axis(axis: Axis) -> JsonDict:
-    result: JsonDict = {"title": {"text": axis.label}}
+    result: JsonDict = {"title": {"text": plain(axis.label)}}
     if axis.log2:
         result["type"] = "log"
     if axis.ticks:

@@ -30,6 +30,7 @@ def write(a: Source, b: Source, out: Path) -> Path:
     from harness.report.charts import mpl
     from harness.report.compare import charts, document
     from harness.report.render import html, markdown
+    from harness.report.sections.overview import unreadable_notes
 
     folder_name = re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
     folder = out / folder_name[:MAX_NAME]
@@ -40,7 +41,8 @@ def write(a: Source, b: Source, out: Path) -> Path:
     for spec in specs:
         for suffix, image in mpl.render(names.rename(spec, shown)).items():
             write_bytes(folder / "figures" / f"{spec.name}.{suffix}", image)
-    page = names.rename_document(document.build(result, specs, files), shown)
+    left_out = [note for side in (a, b) for note in unreadable_notes(side.study, side.label)]
+    page = names.rename_document(document.build(result, specs, files, left_out), shown)
     write_json(folder / "summary.json", result)
     write_text(folder / "index.html", html.render(page))
     write_text(folder / "report.md", markdown.render(page))

@@ -32,9 +32,15 @@ MAX_UNMATCHED = 20  # entries that are named
 
 
 def build(
-    comparison: StudyComparison, charts: Iterable[ChartSpec], files: Sequence[FileDifference]
+    comparison: StudyComparison,
+    charts: Iterable[ChartSpec],
+    files: Sequence[FileDifference],
+    left_out: Iterable[Note],
 ) -> Document:
-    """Return the report on a comparison; sections without content are left out."""
+    """Return the report on a comparison; sections without content are left out.
+
+    `left_out` are notes on runs that could not be read.
+    """
     a = comparison.a
     b = comparison.b
     by_name = {chart.name: chart for chart in charts}
@@ -51,7 +57,7 @@ def build(
     return Document(
         title=f"{b} against {a}",
         first=first_screen.build(comparison, answer),
-        status=[*caveat_notes(comparison.caveats), *_notes(comparison)],
+        status=[*caveat_notes(comparison.caveats), *_notes(comparison), *left_out],
         sections=[section for section in filled if section.blocks],
         footer=text(
             f"Generated at {comparison.created_at}. All numbers are available unrounded in ",

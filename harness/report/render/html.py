@@ -7,6 +7,7 @@ from importlib import resources
 
 from markupsafe import Markup, escape
 
+from harness.printable import printable
 from harness.report.charts import plotly
 from harness.report.charts.spec import JsonDict
 from harness.report.document import (
@@ -25,7 +26,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.render import forest
-from harness.report.render.templating import new_environment
+from harness.report.render.templating import content_security_policy, new_environment
 
 FIRST_STYLE = "page.css"  # of the whole page; the others, by name, are of a part of it
 WHOLE = re.compile(r"\[[^\[\]<>]{1,40}\]|[-+]?[\d.]+ (?:%|nats)")  # not to be broken by a line end
@@ -52,6 +53,10 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         "table.js": has_table,
         "watch.js": bool(refresh_s),
     }
+    page_script = _asset("templates", "page.js")
+    scripts = [_asset("templates", name) for name, is_used in used.items() if is_used]
+    library = _asset("vendor", BUNDLE) if draws else None  # a script adds it when it is needed
+    policy = content_security_policy(filter(None, [page_script, *scripts, library]))
     environment = new_environment()
     environment.filters["inline"] = _inline_html
     environment.filters["css_string"] = _css_string
@@ -65,9 +70,10 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         document=document,
         data={"curves": curves, "charts": charts} if draws else None,
         styles=_styles(),
-        page_script=_asset("templates", "page.js"),
-        scripts=[_asset("templates", name) for name, is_used in used.items() if is_used],
-        plotly=_asset("vendor", BUNDLE) if draws else None,
+        policy=policy,
+        page_script=page_script,
+        scripts=scripts,
+        plotly=library,
         refresh_s=refresh_s,
     )
 
@@ -126,10 +132,10 @@ def _whole(content: Cell) -> Markup:
 
 def _part(part: Inline) -> Markup:
     if isinstance(part, Code):
-        return Markup("<code>%s</code>") % part.text
+        return Markup("<code>%s</code>") % printable(part.text)
     if isinstance(part, Emphasis):
-        return Markup("<strong>%s</strong>") % part.text
-    return escape(part)
+        return Markup("<strong>%s</strong>") % printable(part.text)
+    return escape(printable(part))
 
 
 def _styles() -> list[Markup]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
+from harness.printable import one_line, printable
 from harness.report.charts.spec import Forest
 from harness.report.document import FirstScreen, Inline, Text
 
@@ -17,7 +18,7 @@ def render(first: FirstScreen, width: int = 100, encoding: str = "utf-8") -> str
 
     Sentences are wrapped at `width` columns; characters that `encoding` lacks are replaced.
     """
-    shown = "\n\n".join(_parts(first, width)) + "\n"
+    shown = printable("\n\n".join(_parts(first, width))) + "\n"
     try:
         shown.encode(encoding)
     except UnicodeEncodeError:
@@ -43,7 +44,7 @@ def _table(forest: Forest) -> str:
     rows = []
     for row in forest.rows:
         costs = [f"{cost.text} {cost.change}".strip() for cost in row.costs]
-        rows.append([row.name, row.verdict, row.text, *costs])
+        rows.append([one_line(row.name), row.verdict, row.text, *costs])
     headers = ["", "verdict", forest.x.label, *forest.cost_titles]
     table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
     more = f"\n{forest.n_more:,} more candidates are in the report." if forest.n_more else ""

@@ -214,8 +214,13 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
             f"The runs used {len(used)} machines ({', '.join(sorted(used))}). Times are compared "
             "only between runs of one seed on one machine."
         )
+    yield from unreadable_notes(study)
+
+
+def unreadable_notes(study: StudyResults, name: str = "") -> Iterator[Note]:
+    """Yield which folders of a study, called by its name if given, are left out as damaged."""
     if study.unreadable:
-        n_folders = count(len(study.unreadable), "folder")
+        n_folders = count(len(study.unreadable), "folder") + (f" of {name}" if name else "")
         reasons = [text(Code(item.name), f": {item.why}") for item in study.unreadable]
         intro = paragraph(f"{n_folders} could not be read and are left out:")
         yield Note([intro, ItemList(reasons)])

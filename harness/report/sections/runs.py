@@ -1,12 +1,12 @@
 """How the runs took place: failures, environment, initialization, settings and launches."""
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 
 from harness.analysis.summary import Summary
+from harness.printable import printable
 from harness.report.document import (
     Block,
     Cell,
@@ -26,7 +26,6 @@ from harness.report.tables import table
 MAX_LOGS = 10
 MAX_LEVELS = 12  # values of a varied setting that are listed
 MAX_WIDTH = 300  # characters of a line of a log
-CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 SETTINGS = {"model": "Model", "data": "Data", "train": "Training"}
 NO_COMMAND = "# the command was not recorded"
 
@@ -49,7 +48,7 @@ def failures(summary: Summary, charts: Charts) -> Iterator[Block]:
     titles = ["run", "status", "reason", "message", "steps"]
     yield table("Runs that are not done", titles, rows)
     for run in failed[:MAX_LOGS]:
-        lines = [CONTROL_CHARACTERS.sub("", line)[:MAX_WIDTH] for line in run.log_tail]
+        lines = [printable(line)[:MAX_WIDTH] for line in run.log_tail]
         yield Details(f"Last lines of the log of {run.run_id}", [CodeBlock("\n".join(lines))])
     if len(failed) > MAX_LOGS:
         n_more = count(len(failed) - MAX_LOGS, "further run")

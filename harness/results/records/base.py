@@ -49,12 +49,13 @@ def added(default: object, description: str) -> Any:
 
 
 def short_hash(value: object) -> str:
-    """Return the first 8 digits of the SHA-256 of a JSON value, as in a run's id.
+    """Return the first 8 digits of the SHA-256 of a JSON value, as in a run's id."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
 
-    -0.0 counts as the equal 0.0.
-    """
-    text = json.dumps(_without_negative_zeros(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+def canonical_json(value: object) -> str:
+    """Return a text that is the same for equal JSON values: -0.0 counts as 0.0."""
+    return json.dumps(_without_negative_zeros(value), sort_keys=True)
 
 
 def _without_negative_zeros(value: object) -> object:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from harness.results.records.base import Positive, StrictModel
-from harness.results.records.settings import Steps, TimeLimit
+from harness.results.records.settings import RunLimit, Steps, TimeLimit
 
 Backend = Literal["local", "slurm"]
 Timed = Literal["any", "exclusive"]
@@ -142,10 +142,10 @@ class LaunchSettings(StrictModel):
     """Where and how runs start, and which checkpoints they keep; not part of a run's id."""
 
     on: Backend = Field(default="local", description="`local`: this machine, or `slurm`")
-    timeout_s: TimeLimit | None = Field(
+    timeout_s: RunLimit | None = Field(
         default=None, description="wall time limit of a run, seconds; null: no limit"
     )
-    stall_timeout_s: TimeLimit | None = Field(
+    stall_timeout_s: RunLimit | None = Field(
         default=600.0,
         description="limit of the time without a step, evaluation, checkpoint or printed line, "
         "seconds; null: no limit. Within it, the run is recorded as failed: `lost` if a process, a "

@@ -132,6 +132,9 @@ class DecodeRecord(StrictModel):
     decode_s: list[Duration] = Field(
         description="time of one new token for every sequence, seconds, one value per repeat"
     )
+    cuda_graph: bool = Field(
+        default=False, description="whether a CUDA graph decoded, as for long texts on a GPU"
+    )
     cache_bytes: Positive | None = Field(
         description="KV cache of all layers and sequences, bytes, as allocated"
     )

@@ -44,6 +44,13 @@ class VariantChoice(StrictModel):
         """Whether the level varies settings (`train.lr`) and is not a variant."""
         return any("." in key for key in self.options)
 
+    @property
+    def content(self) -> dict[str, object]:
+        """What determines results: the choice without its names in files and reports."""
+        content = self.hashed()
+        del content["label"], content["title"]
+        return content
+
 
 class ResolvedModel(ModelSettings):
     """Model shape with the tokenizer's vocabulary size."""
@@ -298,3 +305,36 @@ class RunSpec(RunKeys):
     def traced(self) -> "RunSpec":
         """Return the same run with a trace of one step per rank."""
         return self.model_copy(update={"launch": self.launch.model_copy(update={"trace": True})})
+
+
+def settings_content(
+    *,
+    model: ResolvedModel,
+    train: TrainSettings,
+    data: ResolvedData,
+    probes: ProbeSettings,
+    init: object,
+    data_offset_steps: int,
+    eval_windows: EvalWindows,
+) -> dict[str, object]:
+    """Return all that determines the result of a run besides its variants, seeds and code.
+
+    Ids of runs have its hash. `init` identifies the weights that the run starts from, None for new
+    parameters. The content of the corpus counts, not its name; the separator follows from the
+    tokenizer. Trials have no probes.
+    """
+    data_content = data.hashed()
+    for name in ("corpus", "separator"):
+        data_content.pop(name, None)
+    is_trial = eval_windows == "tuning"
+    content: dict[str, object] = {
+        "model": model.hashed(),
+        "train": train.hashed(),
+        "probes": None if is_trial else probes.model_dump(exclude_none=True),
+        "data": data_content,
+        "init": init,
+        "data_offset_steps": data_offset_steps,
+    }
+    if eval_windows != "all":
+        content["eval_windows"] = eval_windows
+    return content

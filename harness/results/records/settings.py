@@ -23,6 +23,7 @@ Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 Sequences = Annotated[int, Field(ge=1, le=2**20)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
+RunLimit = Annotated[float, Field(ge=1, le=MAX_SECONDS, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 

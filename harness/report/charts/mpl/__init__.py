@@ -1,7 +1,11 @@
 """Draw charts with matplotlib, as PNG and SVG; layout in inches, the same bytes every time."""
 
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
 from matplotlib.figure import Figure
 
+from harness.printable import printable
 from harness.report.charts.mpl import dots, forest, lines, rows, scatter
 from harness.report.charts.mpl.setup import save, styled
 from harness.report.charts.spec import Bars, ChartSpec, Dots, Forest, Intervals, Lines, Scatter
@@ -17,6 +21,7 @@ def render(spec: ChartSpec) -> dict[str, bytes]:
 
 def draw(spec: ChartSpec) -> Figure:
     """Return the chart as a figure in the current style."""
+    spec = _printable(spec)
     plot = spec.plot
     match plot:
         case Lines():
@@ -31,3 +36,17 @@ def draw(spec: ChartSpec) -> Figure:
             return scatter.draw(spec, plot)
         case Forest():
             return forest.draw(spec, plot)
+
+
+def _printable(value: Any) -> Any:
+    """Return a part of a chart with printable texts."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and not any(isinstance(item, float) for item in value):
+        return type(value)(map(_printable, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changes = {one.name: _printable(getattr(value, one.name)) for one in fields(value)}
+        return replace(value, **changes)
+    return value

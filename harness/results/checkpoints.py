@@ -1,0 +1,43 @@
+"""The states of a run's checkpoints: what a finished run keeps of them."""
+
+import shutil
+from pathlib import Path
+
+from harness.results.run_files import RunFiles
+
+# Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
+STATE = "state"
+
+
+def n_steps(folder: Path) -> int:
+    """Return the number of steps in a checkpoint folder's name; 0 for any other folder."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
+
+
+def superfluous_states(run: RunFiles, keep: str) -> list[Path]:
+    """Return the states that a finished run does not keep: all but the newest if `keep` is "full".
+
+    Training removes them when the run is done. A crash in between leaves them.
+    """
+    states = sorted(run.checkpoints.glob(f"step-*/{STATE}"), key=lambda path: n_steps(path.parent))
+    return states[:-1] if keep == "full" else states
+
+
+def drop_states(run: RunFiles, keep: str) -> None:
+    """Remove the states that a finished run does not keep.
+
+    Raises:
+        ClaimLost: another process has taken the run over.
+    """
+    for path in superfluous_states(run, keep):
+        run.check_claim()
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
