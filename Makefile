@@ -63,6 +63,7 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-syst
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
 	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py \
+		tests/cli/test_hostile_checkpoints.py \
 		tests/cli/test_hostile_results.py
 	@FUZZ=1000 $(pytest) -n $(WORKERS) tests/launch/test_environments.py
 

@@ -23,7 +23,7 @@ from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.provenance.sources import syntax_hash
-from harness.results.files import read_file
+from harness.results.files import absolute, read_file
 from harness.results.records import CorpusPart, DataSettings, SourceFile, TokenDtype
 
 __all__ = ["Corpus", "UnavailableError", "prepare"]
@@ -206,7 +206,7 @@ def _read_texts(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> 
         text = tables.plain_text(files.train[0], request.place)
         content = text.encode("utf-8")
         corpus = _text(name, content, tokenizer)
-        source = SourceFile(file=str(files.train[0].resolve()), sha256=corpus.sha256)
+        source = SourceFile(file=str(absolute(files.train[0])), sha256=corpus.sha256)
         return replace(corpus, sources=[source])
     sources = source_files(files.all)
     _refuse_repeated(request, sources, len(files.train))

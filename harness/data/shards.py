@@ -19,7 +19,7 @@ from harness.data.batches import DTYPES, Tokens
 from harness.data.token_files import SAMPLE_BYTES, layout
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
-from harness.results.files import open_file, read_json, read_record, write_json
+from harness.results.files import absolute, open_file, read_json, read_record, write_json
 from harness.results.records import (
     ShardManifest,
     SourceFile,
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 def source_files(files: Iterable[Path]) -> list[SourceFile]:
     """Return files with the hash of their content."""
-    return [SourceFile(file=str(file.resolve()), sha256=scan(file).sha256) for file in files]
+    return [SourceFile(file=str(absolute(file)), sha256=scan(file).sha256) for file in files]
 
 
 def read_shards(
@@ -156,7 +156,7 @@ def scan(file: Path, token_dtype: TokenDtype = "uint16") -> TokenFileScan:
 
     Tokens of a file without a header are `token_dtype`.
     """
-    path = str(file.resolve())
+    path = str(absolute(file))
     cached = cache_folder() / "scans" / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
     stat = file.stat()
     file_layout = layout(file, token_dtype)
@@ -200,7 +200,7 @@ def _identity(known: TokenFileScan) -> tuple[str, TokenDtype, int, int, int]:
 def _slice(file: Path, token_dtype: TokenDtype) -> TokenSlice:
     file_layout = layout(file, token_dtype)
     return TokenSlice(
-        file=str(file.resolve()),
+        file=str(absolute(file)),
         dtype=file_layout.dtype,
         start=file_layout.start,
         stop=file.stat().st_size // file_layout.numpy_dtype.itemsize,

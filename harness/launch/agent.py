@@ -33,7 +33,7 @@ from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.provenance.contents import Contents
 from harness.results import timing
-from harness.results.files import remedy_of
+from harness.results.files import absolute, remedy_of
 from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
 from harness.results.out_of_memory import Machine, explain_host
@@ -114,7 +114,7 @@ class _Launch:
         self._limits = Limits(run, launch, RANKS_MARGIN_S)
         self._rank = _Rank(
             worker=fork_server.WORKER,
-            run=Run(run.path.resolve(), run.claim_number),
+            run=Run(absolute(run.path), run.claim_number),
             pids=pids,
             slot=slot,
             loaded=fork_server.loaded_code(),

@@ -18,7 +18,14 @@ from torch import Tensor
 from harness.errors import Problem, StoreError, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.results.files import FormError, check_regular, parse_record, read_json, write_json
+from harness.results.files import (
+    FormError,
+    absolute,
+    check_regular,
+    parse_record,
+    read_json,
+    write_json,
+)
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
@@ -130,9 +137,9 @@ class Trust:
 
     def check(self, weights: Weights, source: Path) -> None:
         """Raise a `UserError` if the checkpoint would run code that is not trusted."""
-        trusted = {Path(folder).resolve() for folder in self.folders}
+        trusted = {absolute(Path(folder)) for folder in self.folders}
         files = [
-            file for file in weights.foreign_files if file.parent.parent.resolve() not in trusted
+            file for file in weights.foreign_files if absolute(file.parent.parent) not in trusted
         ]
         if files and not self.any:
             names = ", ".join(map(str, files))
@@ -151,7 +158,7 @@ def foreign_files(axes: Mapping[str, VariantChoice], variant_paths: Sequence[str
     try:
         for axis in AXES:
             file = registry.files(axis, paths).get(axes[axis].name) if axis in axes else None
-            if file is not None and not file.resolve().is_relative_to(SHIPPED.resolve()):
+            if file is not None and not absolute(file).is_relative_to(absolute(SHIPPED)):
                 found.append(file)
     except (OSError, ValueError, RuntimeError) as error:  # e.g. a NUL, a loop of links
         raise UserError(f"variant_paths: cannot be searched: {error}") from error

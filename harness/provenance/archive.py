@@ -11,7 +11,7 @@ from harness.provenance import git
 from harness.provenance.sources import Code
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
-from harness.results.files import read_file
+from harness.results.files import absolute, read_file
 from harness.results.records import ArchivedFile, CodeManifest, LaunchInputs
 
 
@@ -42,13 +42,13 @@ def archive_inputs(
     data_folder = os.environ.get("ABLATIONS_DATA")
     return LaunchInputs(
         study_file=archive.add(read_file(study_file), study_file.suffix),
-        folder=str(study_file.parent.resolve()),
+        folder=str(absolute(study_file.parent)),
         settings=list(settings),
         seeds=seeds,
         where=list(where),
         packages=archive.add(_packages_once().encode(), ".txt"),
         git_commit=git.commit(),
-        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
+        data_folder=str(absolute(Path(data_folder))) if data_folder else None,
     )
 
 

@@ -13,7 +13,7 @@ from harness.provenance import git
 from harness.provenance.archive import installed_packages
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
-from harness.results.files import write_bytes, write_text
+from harness.results.files import absolute, write_bytes, write_text
 from harness.results.records import ArchivedFile, CorpusPart, LaunchInputs, LaunchRecord, RunSpec
 from harness.results.store import Store
 
@@ -105,7 +105,7 @@ class Reproduction:
             yield f"data.corpus={_toml(self._corpus_path(spec.data.corpus))}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
-            yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"
+            yield f"init.from_checkpoint={_toml(str(absolute(Path(str(folder)))))}"
 
     def _axes_of_corpora(self) -> Iterator[str]:
         """Yield the axes that vary the corpus, with absolute paths."""
@@ -135,7 +135,7 @@ class Reproduction:
     def _corpus_path(self, corpus: str) -> str:
         """Return the name of a corpus, or its path independent of the study's folder."""
         is_named = corpus in NAMED_CORPORA or corpus.startswith(HUB_PREFIX)
-        return corpus if is_named else str(Path(self.launch.folder).resolve() / corpus)
+        return corpus if is_named else str(absolute(Path(self.launch.folder)) / corpus)
 
     def _corpus_table(self, part: CorpusPart) -> str:
         """Return a corpus of a mixture as TOML."""

@@ -12,6 +12,7 @@ from harness.model.weights import Weights
 from harness.published.files import CONFIG_FILE, Json
 
 TIED = "tie_word_embeddings"
+MAX_SIZE = 2**31 - 1  # larger ones are no size of a tensor
 # Fields that do not change the logits. Others are refused: they may be those of another model.
 WITHOUT_EFFECT = frozenset(
     """
@@ -64,8 +65,8 @@ def stated_sizes(
         if value is None:
             continue
         name = aliases.get(key, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            messages[key] = f"{value!r}: must be a positive integer"
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
+            messages[key] = f"{value!r}: must be a positive integer up to {MAX_SIZE:,}"
         elif stated.setdefault(name, value) != value:
             messages[key] = f"{value}, but {name} = {stated[name]}; they mean the same"
     return stated, messages

@@ -1,9 +1,11 @@
 """Import and export checkpoints in the layouts of `transformers`."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
+
+from pydantic import ValidationError
 
 from harness.errors import Problem, UserError, choices
 from harness.model.weights import (
@@ -19,6 +21,8 @@ from harness.model.weights import (
 )
 from harness.published import gpt2, llama
 from harness.published.files import CONFIG_FILE, read_config, read_tensors
+from harness.results.records import ResolvedModel
+from variants.base import ModelShape
 
 Format = Literal["gpt2", "llama", "mistral"]
 HUB = {
@@ -47,8 +51,10 @@ def import_weights(source: str, dest: Path) -> Weights:
     if problems := not_finite_tensors(published, path):
         raise UserError(problems)
     config = read_config(path)
-    layout: ModuleType = llama if config.get("model_type") in llama.FORMATS else gpt2
+    is_llama = str(config.get("model_type")) in llama.FORMATS
+    layout: ModuleType = llama if is_llama else gpt2
     weights: Weights = layout.read(published, config, path)
+    _check_limits(weights.shape, path)
     weights = replace(
         weights,
         origin=dict.fromkeys(weights.tensors, f"loaded from {source}"),
@@ -56,6 +62,21 @@ def import_weights(source: str, dest: Path) -> Weights:
     )
     save_weights(weights, dest)
     return weights
+
+
+def _check_limits(shape: ModelShape, source: Path) -> None:
+    """Check that a study could train the model.
+
+    Raises:
+        UserError: a size exceeds the limit of its setting.
+    """
+    try:
+        ResolvedModel(**asdict(shape))
+    except ValidationError as error:
+        raise UserError(
+            Problem(f"{source}: {problem['loc'][0]}", f"{problem['input']}: {problem['msg']}")
+            for problem in error.errors()
+        ) from None
 
 
 def export_weights(

@@ -140,6 +140,7 @@ def read(published: Tensors, config: Json, source: Path) -> Weights:
     """
     shape, axes = _architecture(config, source)
     published = {name: x for name, x in published.items() if not name.endswith(FREQUENCIES)}
+    raise_if_any(_missing_layers(published, shape.n_layer), source)
     head = published.get("lm_head.weight")
     raise_if_any(missing_head(config, head is not None), source)
     if shape.tie_embeddings and head is not None:
@@ -158,6 +159,14 @@ def read(published: Tensors, config: Json, source: Path) -> Weights:
         tensors[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
     raise_if_any(other_precision(config, tensors["wte.weight"].dtype), source)
     return Weights(shape=shape, axes=axes, tensors=tensors, origin={})
+
+
+def _missing_layers(published: Tensors, n_layer: int) -> dict[str, str]:
+    """Return a message on the number of layers if the weights have fewer; to build them is slow."""
+    layers = {name.split(".")[2] for name in published if name.startswith("model.layers.")}
+    if n_layer <= len(layers):
+        return {}
+    return {"num_hidden_layers": f"{n_layer}, but the weights have {len(layers)} layers"}
 
 
 def _parts(name: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import Problem, StoreError, UserError
 from harness.results.claims import Claim
-from harness.results.files import write_json
+from harness.results.files import absolute, write_json
 from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
 from harness.results.run import Run
 from harness.results.store import Store
@@ -91,7 +91,7 @@ def remove_study(store: Store, study: str) -> None:
     """
     folder = store.root / study
     if folder.is_symlink():
-        raise UserError(f"{folder}: is a link to {folder.resolve()}; remove the link by hand")
+        raise UserError(f"{folder}: is a link to {absolute(folder)}; remove the link by hand")
     remove_runs(store.runs(study))
     shutil.rmtree(folder)
 
@@ -135,7 +135,7 @@ def move_to(store: Store, study: str, root: Path) -> Path:
     folder = store.root / study
     target = root / study
     _refuse_existing(target)
-    if root.resolve().is_relative_to(folder.resolve()):
+    if absolute(root).is_relative_to(absolute(folder)):
         raise UserError(f"--to {root}: is within the study, {folder}; choose another folder")
     root.mkdir(parents=True, exist_ok=True)
     with claimed(store.runs(study)):

@@ -36,7 +36,7 @@ from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.checkpoints import STATE, n_steps, remove
-from harness.results.files import open_file, read_json, write_json
+from harness.results.files import absolute, open_file, read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
@@ -109,8 +109,8 @@ class Checkpoints:
         self._state: State | None = None  # in host memory, used again by each save
         self._saved_at = time.monotonic()
         self._timer = Timer(context.device)
-        self._newest_step = n_steps(run.newest_checkpoint.resolve())  # 0: none
-        self._best_step = n_steps(run.best_checkpoint.resolve())
+        self._newest_step = n_steps(absolute(run.newest_checkpoint))  # 0: none
+        self._best_step = n_steps(absolute(run.best_checkpoint))
         self._lowest_loss = math.inf
         self.blocked_s = 0.0
         self.written_s = 0.0

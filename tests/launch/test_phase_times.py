@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from statistics import median
 
 import pytest
 from safetensors import safe_open
@@ -23,7 +22,7 @@ class V({name}):
         model.ln_f.register_forward_hook(lambda *_: time.sleep({late_s} * dist.get_rank()))
         return wrapped
 """
-LATE_S = 0.15
+LATE_S = 0.4  # more than a busy machine delays a rank by
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def runs(harness):
 def test_the_early_rank_waits_and_the_late_rank_computes(runs, name):
     """A wait that counts as computation would blame the model for a slow rank."""
     early, late = (
-        {phase: median(samples) for phase, samples in rank.model_dump().items()}
+        {phase: min(samples) for phase, samples in rank.model_dump().items()}
         for rank in runs[name].probes.phases
     )
     assert early["waiting_s"] > 0.7 * LATE_S > 0.5 * LATE_S > late["waiting_s"]

@@ -16,16 +16,15 @@ def run(precision, device="cpu"):
 @pytest.mark.parametrize(
     ("runs", "features", "warns"),
     [
-        ([run("fp32"), run("bf16")], ZEN2, True),
-        ([run("fp32")], ZEN2, False),
-        ([run("bf16", "cuda")], ZEN2, False),
-        ([run("bf16")], ZEN2 | {"avx512_bf16"}, False),
-        ([run("bf16")], ZEN2 | {"amx_bf16"}, False),
-        ([run("bf16")], {"asimd", "bf16"}, False),
-        ([run("bf16")], set(), False),
-        ([], ZEN2, False),
+        pytest.param([run("fp32"), run("bf16")], ZEN2, True, id="one of two runs"),
+        pytest.param([run("fp32")], ZEN2, False, id="fp32"),
+        pytest.param([run("bf16", "cuda")], ZEN2, False, id="GPU"),
+        pytest.param([run("bf16")], ZEN2 | {"avx512_bf16"}, False, id="AVX512-BF16"),
+        pytest.param([run("bf16")], ZEN2 | {"amx_bf16"}, False, id="AMX"),
+        pytest.param([run("bf16")], {"asimd", "bf16"}, False, id="Arm"),
+        pytest.param([run("bf16")], set(), False, id="unknown"),
+        pytest.param([], ZEN2, False, id="no run"),
     ],
-    ids=str,
 )
 def test_bf16_on_a_cpu_without_it_warns(runs, features, warns):
     message = slow_precision(runs, features)

@@ -17,7 +17,7 @@ from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, has_whole_node
 from harness.launch.stop import COME_BACK, Stop
 from harness.results.claims import Claim
-from harness.results.files import read_record
+from harness.results.files import absolute, read_record
 from harness.results.owner import SILENCE_S
 from harness.results.records import LaunchSpec, RunSpec, Submission, now
 from harness.results.run import Run
@@ -43,7 +43,7 @@ def run_element(path: Path, job: Job, stop: Stop, start: StartRun | None = None)
     submission = read_record(path, Submission)
     if job.index >= len(submission.elements):
         raise UserError(f"{path}: it has no element {job.index}")
-    study = path.resolve().parent.parent
+    study = absolute(path).parent.parent
     element = _Element(Store(study.parent), study.name, job, stop, start or _starter(job, stop))
     element.run_all(submission.elements[job.index])
     return element.end()

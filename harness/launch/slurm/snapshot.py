@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.provenance.reproduce import archived_variant_paths
 from harness.provenance.sources import CodeFiles, Sources
-from harness.results.files import read_file
+from harness.results.files import absolute, read_file
 from harness.results.records import RunSpec, TokenSlice
 from harness.results.store import Store
 
@@ -101,7 +101,7 @@ def plan_snapshot(store: Store, study: str, specs: Sequence[RunSpec]) -> Snapsho
         content = read_file(file)
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    folder_of_code = store.root.resolve() / study / ".code"
+    folder_of_code = absolute(store.root) / study / ".code"
     return Snapshot(folder_of_code / digest.hexdigest()[:16], files)
 
 

@@ -16,6 +16,7 @@ from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
 from harness.launch.stop import Stop
 from harness.results import timing
+from harness.results.files import absolute
 from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
@@ -71,7 +72,7 @@ def command(run: Run, job: Job, host: str, port: int) -> list[str]:
         "-m",
         "harness",
         "_node",
-        str(run.path.resolve()),
+        str(absolute(run.path)),
         f"--claim={run.claim_number}",
         f"--nodes={job.n_nodes}",
         f"--endpoint={host}:{port}",

@@ -19,6 +19,7 @@ from harness.launch.slurm.commands import CommandError, NoAnswerError, NodeEntry
 from harness.launch.slurm.script import batch_script, path_problem, sbatch_arguments
 from harness.launch.slurm.shapes import ArrayJob, node_types, plan_jobs, predicted_seconds
 from harness.launch.slurm.snapshot import Snapshot, plan_snapshot
+from harness.results.files import absolute
 from harness.results.records import RunSpec, SlurmSettings, Submission
 from harness.results.run import Run
 from harness.results.store import Store
@@ -96,7 +97,7 @@ def _plan(store: Store, study: str, specs: Sequence[RunSpec], settings: SlurmSet
         UserError: a path cannot be used, a run does not divide over nodes, or the cluster gives
             no job whole nodes.
     """
-    root = store.root.resolve()
+    root = absolute(store.root)
     problem = path_problem(root)
     if problem is not None:
         raise UserError([Problem(str(root), problem)])
@@ -246,7 +247,7 @@ def _new_submission(
 
 
 def _file(store: Store, study: str, submission: Submission) -> Path:
-    return store.submission_path(study, submission).resolve()
+    return absolute(store.submission_path(study, submission))
 
 
 def _submit(store: Store, study: str, submission: Submission, snapshot: Snapshot) -> Submission:
