@@ -32,7 +32,7 @@ def report_error(error: UserError | StoreError | OSError) -> None:
 
 
 def show(*lines: object) -> None:
-    """Print lines to stdout; a terminal obeys nothing that comes from a file of results."""
+    """Print lines to stdout, without the control characters of result files."""
     print(*(printable(str(line)) for line in lines), sep="\n")
 
 

@@ -179,7 +179,7 @@ def _train(planned: "PlannedStudy", store: "Store", launch: "Launch", no_wait: b
 
 
 def _print_due(planned: "PlannedStudy", store: "Store", launch: "Launch", scripts: bool) -> None:
-    """Print the ids of the runs that are due, or the `scripts` of their jobs; start nothing."""
+    """Print the ids of the runs that are due, or the `scripts` of their jobs."""
     from harness.cli.stages import checked_stages, unfinished
     from harness.launch.slurm.submit import describe
 

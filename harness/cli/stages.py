@@ -128,7 +128,7 @@ def checked_stages(
 
 
 def record_tuning(planned: PlannedStudy, store: Store) -> None:
-    """Write the settings that entries have tried and chosen; nothing without tuning."""
+    """Write the settings that entries have tried and chosen, if the study tunes."""
     if planned.tuning is None:
         return
     progress = read_progress(planned.tuning, store)

@@ -51,7 +51,7 @@ class Graph(Protocol):
     """Records the operations of a step and repeats them."""
 
     def warm_up(self, step: Step) -> None:
-        """Run a step, which changes nothing that a second run does not change alike."""
+        """Run a step, whose effects a second run repeats."""
         ...
 
     def capture(self, step: Step) -> Step:
