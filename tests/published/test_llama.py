@@ -315,6 +315,28 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
     assert messages == {q, k, f"{block}.mlp.up_proj.weight", f"{block}.mlp.up_proj.bias"}
 
 
+IMPOSSIBLE = {  # fields of config.json, and the message
+    "layers": (
+        {"num_hidden_layers": 10**9},
+        r"num_hidden_layers: 1000000000, but .* have 3 layers",
+    ),
+    "length": ({"max_position_embeddings": 10**9}, r"seq_len: 1000000000: Input should be less"),
+    "width": ({"intermediate_size": 10**30}, r"must be a positive integer up to 2,147,483,647"),
+    "layout": ({"model_type": ["llama"]}, r"not a GPT-2 checkpoint: wte\.weight"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_field_is_named_before_a_model_is_built(tmp_path, name):
+    fields, message = IMPOSSIBLE[name]
+    folder = tmp_path / "theirs"
+    export_weights(save(tmp_path / "ours"), folder, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(UserError, match=message):
+        import_weights(str(folder), tmp_path / "back")
+
+
 def test_the_end_of_text_fits_the_vocabulary(tmp_path):
     """Defaults of transformers name tokens that a small vocabulary lacks, or other ones."""
     cases = (("bytes", 256, None), ("gpt2", 50257, 50256), (None, V, None))
