@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import cycle
 
 from harness.results.records import EvalRecord, ProbeResults, StepRecord
 from harness.results.run import Run
@@ -34,10 +35,11 @@ PROBES = {
 
 
 def finish(run: Run, loss: float, step_s: Sequence[float] = (0.1,)) -> None:
-    """End a run as one that trained to this loss, with steps of these durations."""
+    """End a run as one that trained to this loss, with steps of these durations, repeated."""
     lr = run.spec.train.lr
+    n_steps = run.spec.train.steps
     steps = run.steps_file(0)
-    for step, seconds in enumerate(step_s):
+    for step, seconds in zip(range(n_steps), cycle(step_s), strict=False):
         steps.append(
             StepRecord(
                 step=step,
@@ -51,7 +53,9 @@ def finish(run: Run, loss: float, step_s: Sequence[float] = (0.1,)) -> None:
         )
     steps.close()
     evals = run.eval_file()
-    evals.append(EvalRecord(step=8, val_loss=loss, bits_per_byte=2.0, train_s=1.0, eval_s=0.1))
+    evals.append(
+        EvalRecord(step=n_steps, val_loss=loss, bits_per_byte=2.0, train_s=1.0, eval_s=0.1)
+    )
     evals.close()
     run.write_probes(ProbeResults.model_validate(PROBES))
     run.finish("done")

@@ -68,7 +68,7 @@ def _ways(model: GPT, prompts: Sequence[int]) -> Iterator[tuple[int, bool]]:
     """Yield lengths of prompts, and whether to decode after them with a static cache."""
     for prompt in prompts:
         yield prompt, False
-    if model.supports_static_cache:
+    if model.supports_static_cache and prompts:  # of one position, there are none
         yield prompts[len(prompts) // 2], True
 
 

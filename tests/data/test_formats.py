@@ -189,7 +189,7 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("harness.data.tables.read_file", refuse)
     with pytest.raises(UserError, match=r"cannot be read .*Permission denied"):
         prepare(tmp_path, "corpus.txt")
 

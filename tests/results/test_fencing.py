@@ -14,7 +14,7 @@ import pytest
 from synthetic_results import SyntheticStudy
 
 from harness.errors import ClaimLost
-from harness.results import claims, owner
+from harness.results import claims, files, owner
 from harness.results.records import (
     Environment,
     EvalRecord,
@@ -98,16 +98,16 @@ def take_over(run):
 
 def content(run):
     """Return the content of each file of a run, the target of each link, and the siblings."""
-    files = {}
+    contents = {}
     for path in sorted(run.path.parent.rglob("*")):
         name = str(path.relative_to(run.path.parent))
         if name.startswith((".claims/", ".copy-", ".outdated")):
             continue
         if path.is_symlink():
-            files[name] = os.readlink(path)
+            contents[name] = os.readlink(path)
         else:
-            files[name] = path.read_bytes() if path.is_file() else None
-    return files
+            contents[name] = path.read_bytes() if path.is_file() else None
+    return contents
 
 
 def after(monkeypatch, module, name, action):
@@ -163,7 +163,7 @@ def test_a_write_that_pauses_at_its_end_changes_nothing(run, monkeypatch, name, 
     assert content(run) == seen[0][1]
 
 
-READ_FIRST = [("steps", Path, "read_bytes"), ("evaluations", Path, "read_bytes")]
+READ_FIRST = [("steps", files, "read_file"), ("evaluations", files, "read_file")]
 READ_FIRST += [("mark_running", os, "unlink"), ("mark_running", shutil, "copyfile")]
 
 

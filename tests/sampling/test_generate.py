@@ -12,6 +12,7 @@ import torch
 
 from harness.cli import app as cli
 from harness.data.tokenizers import Tokenizer
+from harness.errors import ExitCode
 from harness.model.weights import load_weights
 from harness.published.convert import export_weights, import_weights
 from harness.sampling.generate import TextStream, write_texts
@@ -336,7 +337,7 @@ def endless(save):
 
 def test_a_closed_pipe_ends_it_without_a_traceback(endless):
     endless.stdout.close()
-    assert endless.wait() == 0 and endless.stderr.read() == b""
+    assert endless.wait() == ExitCode.READER_GONE and endless.stderr.read() == b""
 
 
 def test_ctrl_c_ends_it_without_a_traceback(endless):
