@@ -16,6 +16,25 @@ import pytest
 
 from harness.cli.app import main
 
+# A small study of two entries and two seeds.
+STUDY = """
+[study]
+name = "s"
+seeds = [0, 1]
+[model]
+n_layer = 1
+n_head = 4
+n_embd = 32
+seq_len = 16
+[data]
+corpus = "text.txt"
+[train]
+steps = 4
+tokens_per_step = 128
+device = "cpu"
+[axes]
+positional = ["learned", "rope"]
+"""
 LIMIT_S = 30  # of a test machine that is busy: a pipe that is opened would wait forever
 FUZZ = int(os.environ.get("FUZZ", "0"))
 

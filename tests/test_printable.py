@@ -103,3 +103,10 @@ def test_commands_print_with_the_helper():
 def is_print(node):
     is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     return is_call and node.func.id == "print"
+
+
+def test_no_lines_are_no_empty_line(capsys):
+    output.show()
+    output.log()
+    output.show("")
+    assert tuple(capsys.readouterr()) == ("\n", "")

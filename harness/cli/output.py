@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
+from typing import TextIO
 
 from harness.errors import StoreError, UserError
 from harness.printable import printable
@@ -33,9 +35,14 @@ def report_error(error: UserError | StoreError | OSError) -> None:
 
 def show(*lines: object) -> None:
     """Print lines to stdout, without the control characters of result files."""
-    print(*(printable(str(line)) for line in lines), sep="\n")
+    _write(sys.stdout, lines)
 
 
 def log(*lines: object) -> None:
     """Print lines to stderr in the same way, which keeps stdout clean for results."""
-    print(*(printable(str(line)) for line in lines), sep="\n", file=sys.stderr)
+    _write(sys.stderr, lines)
+
+
+def _write(stream: TextIO, lines: Iterable[object]) -> None:
+    for line in lines:
+        print(printable(str(line)), file=stream)

@@ -7,7 +7,7 @@ import json
 import os
 
 import pytest
-from hostile import call, sample
+from hostile import STUDY, call, sample
 
 from harness.errors import UserError
 from harness.published.files import read_tensors
@@ -81,26 +81,6 @@ def write_study(tmp_path, monkeypatch):
         (tmp_path / "study.toml").write_text(text)
 
     return write
-
-
-STUDY = f"""
-[study]
-name = "s"
-{SEEDS}
-[model]
-n_layer = 1
-n_head = 4
-n_embd = 32
-seq_len = 16
-[data]
-corpus = "text.txt"
-[train]
-steps = 4
-tokens_per_step = 128
-device = "cpu"
-[axes]
-positional = ["learned", {ROPE}
-"""
 
 
 @pytest.mark.parametrize("case", sample(STUDIES))

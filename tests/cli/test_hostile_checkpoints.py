@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hostile import DAMAGES, call, restored, sample
+from hostile import DAMAGES, STUDY, call, restored, sample
 
 from harness.model.builder import ModelBuilder
 from harness.model.weights import Weights, save_weights
@@ -178,24 +178,6 @@ def test_each_field_of_a_description_is_checked(folders, undamaged, case):
             check(found, undamaged[command], path, what)
 
 
-STUDY = """
-[study]
-name = "s"
-seeds = [0, 1]
-[model]
-n_layer = 1
-n_head = 4
-n_embd = 32
-seq_len = 16
-[data]
-corpus = "CORPUS"
-[train]
-steps = 4
-tokens_per_step = 128
-device = "cpu"
-[axes]
-positional = ["learned", "rope"]
-"""
 TEXT = "To be, or not to be, that is the question.\n" * 40
 CORPORA = {  # the files of a corpus, with the one that is damaged first
     "text.txt": {"text.txt": TEXT.encode()},
@@ -223,7 +205,7 @@ def test_a_damaged_corpus_is_named(tmp_path, monkeypatch, case):
         path.write_bytes(content)
         paths.append(path)
     study = tmp_path / "study.toml"
-    study.write_text(STUDY.replace("CORPUS", corpus))
+    study.write_text(STUDY.replace("text.txt", corpus))
     code, _, err = call("list", study)
     assert code == 0, err
     DAMAGES[damage](paths[0])
@@ -241,7 +223,7 @@ def test_a_damaged_cache_of_tokens_is_made_again(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text(TEXT)
     study = tmp_path / "study.toml"
-    study.write_text(STUDY.replace("CORPUS", "text.txt"))
+    study.write_text(STUDY)
     expected = call("list", study)
     assert expected[0] == 0
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
