@@ -2,8 +2,10 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.results.run_files import RunFiles
+if TYPE_CHECKING:
+    from harness.results.run_files import RunFiles
 
 # Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
 STATE = "state"
@@ -15,7 +17,7 @@ def n_steps(folder: Path) -> int:
     return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
 
 
-def superfluous_states(run: RunFiles, keep: str) -> list[Path]:
+def superfluous_states(run: "RunFiles", keep: str) -> list[Path]:
     """Return the states that a finished run does not keep: all but the newest if `keep` is "full".
 
     Training removes them when the run is done. A crash in between leaves them.
@@ -24,7 +26,7 @@ def superfluous_states(run: RunFiles, keep: str) -> list[Path]:
     return states[:-1] if keep == "full" else states
 
 
-def drop_states(run: RunFiles, keep: str) -> None:
+def drop_states(run: "RunFiles", keep: str) -> None:
     """Remove the states that a finished run does not keep.
 
     Raises:

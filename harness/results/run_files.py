@@ -13,6 +13,7 @@ import orjson
 from pydantic import ValidationError
 
 from harness.errors import ClaimLost, StoreError
+from harness.results.checkpoints import n_steps
 from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
@@ -245,12 +246,8 @@ class RunFiles:
         """The folder of the newest checkpoint, also if a copy of the run has lost its links."""
         if self.newest_checkpoint.is_dir():
             return self.newest_checkpoint
-        folders = {}
-        for folder in self.checkpoints.glob("step-*"):
-            number = folder.name.removeprefix("step-")
-            if number.isdecimal():
-                folders[int(number)] = folder
-        return folders[max(folders)] if folders else self.newest_checkpoint
+        folders = [folder for folder in self.checkpoints.glob("step-*") if n_steps(folder) > 0]
+        return max(folders, key=n_steps, default=self.newest_checkpoint)
 
     @property
     def best_checkpoint(self) -> Path:
