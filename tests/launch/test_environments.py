@@ -104,7 +104,7 @@ ENVIRONMENTS = {
     "other folder": Environment('mkdir other; cd other; "$@"'),
     "removed folder": Environment(
         'mkdir gone; cd gone; rmdir ../gone; "$@"',
-        dict.fromkeys(["run", "dry run"], (2, "the folder in which this command runs was removed")),
+        all_end(2, "the folder in which this command runs was removed"),
     ),
     "ignored signals": Environment("trap '' INT TERM HUP QUIT USR1; \"$@\""),
     "missing TMPDIR": Environment('TMPDIR=/nowhere "$@"'),
