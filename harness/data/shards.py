@@ -45,7 +45,8 @@ def writing_cache() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{cache_folder()}: the cache cannot be written ({error.strerror})"
+        place = error.filename2 or error.filename or cache_folder()
+        message = f"{place}: the cache cannot be written ({error.strerror})"
         raise UserError(f"{message}; name another folder by ABLATIONS_CACHE") from error
 
 
