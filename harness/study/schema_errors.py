@@ -39,7 +39,7 @@ def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return location, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
     if detail["type"] == "missing":
         return location, "missing, and has no default"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("valid dictionary", "table")
     return location, f"{shown(detail['input'])}: {message[:1].lower()}{message[1:]}"
 
 

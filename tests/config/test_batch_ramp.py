@@ -26,7 +26,7 @@ WRONG = {
     "{ start = 32, steps = 2 }": "batch_ramp.start: unknown key; did you mean",
     "{ start_tokens = 32 }": "batch_ramp.steps: missing",
     "{ start_tokens = 0, steps = 1 }": "start_tokens: 0: input should be greater than or equal",
-    "3": "batch_ramp: 3: input should be a valid dictionary",
+    "3": "batch_ramp: 3: input should be a table",
 }
 
 

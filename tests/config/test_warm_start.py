@@ -151,7 +151,7 @@ def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
 
 
 WRONG = {
-    "no table": ("from_run = 3", "init.from_run: 3: input should be a valid dictionary"),
+    "no table": ("from_run = 3", "init.from_run: 3: input should be a table"),
     "both": (
         'from_checkpoint = "start"\nfrom_run = {}',
         "must have either `from_checkpoint` or `from_run`",
