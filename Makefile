@@ -64,7 +64,8 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-syst
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
 	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py \
 		tests/cli/test_hostile_checkpoints.py \
-		tests/cli/test_hostile_results.py
+		tests/cli/test_hostile_results.py tests/launch/test_tampered_results.py \
+		tests/cli/test_tampered_commands.py
 	@FUZZ=1000 $(pytest) -n $(WORKERS) tests/launch/test_environments.py
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
