@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -40,8 +41,7 @@ def fork_ranks(world_size: int, work: Callable[[], None]) -> None:
 
     Ranks end without clean-up: a fault may leave a process group in any state.
     """
-    if threading.active_count() == 1:
-        threading.Thread(target=_end_with_pytest, daemon=True).start()
+    _watch_pytest()
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
@@ -60,6 +60,12 @@ def fork_ranks(world_size: int, work: Callable[[], None]) -> None:
             os.killpg(0, signal.SIGKILL)
 
 
+@cache
+def _watch_pytest() -> None:
+    """End the process group when pytest closes the pipe, or ends."""
+    threading.Thread(target=_end_with_pytest, daemon=True).start()
+
+
 def _end_with_pytest() -> None:
-    os.read(0, 1)  # until pytest closes the pipe, or ends
+    os.read(0, 1)
     os.killpg(0, signal.SIGKILL)
