@@ -10,13 +10,18 @@ from string import Formatter
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from variants import activity, global_state
 from variants.base import AXES, Variant
-from variants.errors import CODE_ERRORS, SHIPPED, VariantError, class_line, describe
+from variants.errors import (
+    CODE_ERRORS,
+    SHIPPED,
+    USER_PACKAGE,
+    VariantError,
+    class_line,
+    describe,
+)
 
 MAX_TITLE = 40  # characters
-USER_PACKAGE = (
-    "_user_variants"  # prefix of the module names of users' files; no such package exists
-)
 
 
 def files(axis: str, paths: Sequence[Path] = ()) -> dict[str, Path]:
@@ -142,11 +147,17 @@ def _import(axis: str, file: Path) -> ModuleType:
     try:
         if file.is_relative_to(SHIPPED):
             return importlib.import_module(f"variants.{axis}.{file.stem}")
-        return _import_by_path(name, file)
+        changes: list[str] = []
+        with activity.doing(f"the import of {file}"), global_state.restored(changes):
+            module = _import_by_path(name, file)
     except CODE_ERRORS as error:
         sys.modules.pop(name, None)
         problem = describe(error, f"the import of {file.name}", [file])
         raise VariantError([f"{problem}; correct the file"]) from error
+    if changes:
+        sys.modules.pop(name, None)
+        raise VariantError([f"{file}: its import {global_state.describe_changes(changes)}"])
+    return module
 
 
 def _import_by_path(name: str, file: Path) -> ModuleType:

@@ -20,6 +20,7 @@ from harness.cli import (
     element,
     export,
     ingest,
+    isolation,
     manage,
     node,
     plan,
@@ -37,6 +38,7 @@ from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
 from harness.errors import ExitCode, StoreError, UserError
 from harness.launch.open_files import raise_limit
+from variants.errors import text_of, user_line
 
 SCRIPT = "ablations"
 
@@ -56,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     streams.prepare()
     end_on_interrupt()
+    isolation.allow()
     try:
-        _run_command(None)
+        isolation.run_to_end(lambda: _run_command(None))
     finally:
         streams.discard()
 
@@ -74,6 +77,14 @@ def _run_command(argv: Sequence[str] | None) -> None:
             sys.stdout.flush()
     except (UserError, StoreError, OSError) as error:  # OSError: e.g. a full disk
         report_error(error)  # the files that were written before stay readable
+        sys.exit(ExitCode.INVALID)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a variant may raise anything, anywhere
+        place = user_line(error)
+        if not place:
+            raise
+        report_error(UserError(f"{place}: raises {type(error).__name__}: {text_of(error)}"))
         sys.exit(ExitCode.INVALID)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness.cli.isolation import isolate
 from harness.cli.options import TrustCodeOption
 from harness.cli.output import example, log, show
 from harness.errors import UserError
@@ -53,6 +54,8 @@ def export_weights(
     trust_code: TrustCodeOption = False,
 ) -> None:
     """Write weights in the layout that transformers loads."""
+    if trust_code:
+        isolate()
     from harness.published import convert
 
     _refuse_imported(source)
@@ -66,6 +69,8 @@ def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
     Compares the tensors with the model that they are said to belong to, unless that would run
     code that is not this program's.
     """
+    if trust_code:
+        isolate()
     from tabulate import tabulate
 
     from harness.model.weights import Trust, load_weights, read_weights

@@ -1,5 +1,7 @@
 """Read the study that a command names."""
 
+import contextlib
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +31,8 @@ def load_study(
     """
     from harness import config
 
-    planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
+    with contextlib.redirect_stdout(sys.stderr):  # variants may print, which is no result
+        planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
     if planned.note:
         log(planned.note)
     return planned
