@@ -7,23 +7,26 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 _listeners: list[Callable[[str], None]] = []
+_present = [""]  # the innermost one last
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Call `listener` with each activity when it begins, and with "" when it ends."""
+    """Call `listener` with each activity that begins, or goes on as an inner one has ended."""
     _listeners.append(listener)
 
 
 @contextlib.contextmanager
 def doing(activity: str) -> Iterator[None]:
     """Report an activity while the context lasts."""
-    _report(activity)
+    _present.append(activity)
+    _report()
     try:
         yield
     finally:
-        _report("")
+        _present.pop()
+        _report()
 
 
-def _report(activity: str) -> None:
+def _report() -> None:
     for listener in _listeners:
-        listener(activity)
+        listener(_present[-1])

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ CODE_ERRORS = (Exception, SystemExit, GeneratorExit)
 USER_PACKAGE = (
     "_user_variants"  # prefix of the module names of users' files; no such package exists
 )
+MAX_FILES = 5  # in a message
 MAX_TEXT = 1_000  # characters of an exception in a message
 
 
@@ -70,6 +72,15 @@ def error_line(error: BaseException, files: Iterable[Path]) -> str:
             if _is_below(Path(file), root):
                 return f"{file}:{line}"
     return ""
+
+
+def loaded_files() -> str:
+    """Return the files of the user's variants that this process has imported, or their number."""
+    modules = [
+        module for name, module in list(sys.modules.items()) if name.startswith(USER_PACKAGE)
+    ]
+    files = [str(module.__file__) for module in modules]
+    return ", ".join(files) if len(files) <= MAX_FILES else f"{len(files)} files of variants"
 
 
 def is_users(cls: type) -> bool:

@@ -38,12 +38,18 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
     """Return the class of a variant.
 
     Raises:
-        KeyError: there is no file of that name.
-        VariantError: the file does not import, does not define exactly one subclass of the axis's
-            base class, or the class lacks a method or has invalid options.
+        VariantError: there is no file of that name, the file does not import or does not define
+            exactly one subclass of the axis's base class, or the class lacks a method or has
+            invalid options.
     """
-    file = files(axis, paths)[name]
-    return _load_class(axis, file, file.stat().st_mtime_ns)
+    file = files(axis, paths).get(name)
+    try:
+        if file is not None:
+            return _load_class(axis, file, file.stat().st_mtime_ns)
+    except FileNotFoundError:  # removed meanwhile
+        pass
+    folders = ", ".join(str(folder / axis) for folder in (*paths, SHIPPED))
+    raise VariantError([f"{axis} variant {name}: there is no {name}.py in {folders}"])
 
 
 @functools.cache

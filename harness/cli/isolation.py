@@ -20,6 +20,7 @@ from harness.cli.output import log
 from harness.errors import ExitCode, UserError
 from harness.launch.parent import parent_death_signal
 from variants import activity
+from variants.errors import loaded_files
 
 FORWARDED = (
     signal.SIGINT,
@@ -69,6 +70,9 @@ class _Child:
                 os.write(self._writer, b"%d\n" % code)
 
     def _begin(self, text: str) -> None:
+        files = loaded_files()
+        if text and files and ".py" not in text:
+            text = f"{text} ({files})"
         self._activity = text
         if os.getpid() == self._pid:
             self._note.write(text)

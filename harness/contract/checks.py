@@ -6,7 +6,7 @@ from typing import Literal
 
 from harness.contract.violation import Violation, raised
 from variants import activity, global_state
-from variants.errors import CODE_ERRORS
+from variants.errors import CODE_ERRORS, loaded_files
 
 
 class SkipCheck(Exception):
@@ -44,7 +44,10 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             continue
         changes: list[str] = []
         try:
-            with activity.doing(f"the check {check.name}"), global_state.restored(changes):
+            with (
+                activity.doing(f"the check `{check.name}` of {loaded_files() or 'a variant'}"),
+                global_state.restored(changes),
+            ):
                 violations = check.find()
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
@@ -53,7 +56,10 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             violations = [raised(check.name, error)]
         if changes:
             changed = global_state.describe_changes(changes)
-            violations = [*violations, Violation(check.name, f"code of a variant {changed}")]
+            violations = [
+                *violations,
+                Violation(check.name, f"code of {loaded_files() or 'a variant'} {changed}"),
+            ]
         if violations:
             failed.add(check.name)
             message = "; ".join(map(str, violations))

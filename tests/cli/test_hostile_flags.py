@@ -283,7 +283,7 @@ def test_every_parameter_is_tried():
     assert len(FLAGS) > 80 and len(TEXTS) > 100
 
 
-@pytest.mark.parametrize("command", sorted(CALLS.keys() - FAILING))
+@pytest.mark.parametrize("command", sample(CALLS.keys() - FAILING, n=3))
 def test_each_command_can_be_tried(folder, command):
     given = CALLS[command]
     name = next(iter(given), None)
@@ -308,7 +308,7 @@ def remove_new(folder: Path, root: Path) -> None:
 CASES = [f"{flag}: {text}" for flag in FLAGS for text in TEXTS]
 
 
-@pytest.mark.parametrize("case", sample(CASES, n=60))
+@pytest.mark.parametrize("case", sample(CASES, n=25))
 def test_a_value_is_named_or_used(folder, case):
     flag, text_name = case.split(": ", 1)
     command, _, name = flag.rpartition(" ")

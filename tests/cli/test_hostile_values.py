@@ -10,6 +10,7 @@ import os
 import subprocess
 import tomllib
 import typing
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -113,7 +114,6 @@ def toml_text(text: str) -> str:
 
 
 VALUES = NUMBERS | {name: toml_text(text) for name, text in TEXTS.items()} | NESTED
-NOT_TOML = {"lone surrogate": '"\\ud800"', "invalid escape": '"\\q"', "no value": "", "two": "1 2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,7 +352,7 @@ def check(path, case, names, may_be_accepted):
         assert code in (0, 2), (case, err)
         assert is_clean(out) and is_clean(err), (case, err)
         if code == 2:
-            assert len(err.splitlines()) <= 50 and len(err) < 5000, (case, len(err))
+            assert len(err.splitlines()) <= 50 and len(err) < 8000, (case, len(err))
             assert any(name in err for name in names), (case, err[:1000])
         else:
             assert may_be_accepted, (case, "is accepted", out[:500])
@@ -370,7 +370,7 @@ def test_each_place_of_a_study_can_be_tried():
 CASES = [f"{place} = {value}" for place in PLACES for value in VALUES]
 
 
-@pytest.mark.parametrize("case", sample(CASES, n=60))
+@pytest.mark.parametrize("case", sample(CASES, n=30))
 def test_a_value_is_valid_or_named(write, case):
     key, name = case.split(" = ", 1)
     place = PLACES[key]
@@ -379,3 +379,62 @@ def test_a_value_is_valid_or_named(write, case):
     # A valid value may lead to an entry that is not possible, or to a package that is missing.
     names = (*place.names, "tune.", "needs the package") if may_be_accepted else place.names
     check(path, case, names, may_be_accepted)
+
+
+PLAIN = "\n".join(f"{key} = {text}" for key, text in STUDY.items()).encode()
+FILES = {  # the bytes of a study file, and whether it is valid
+    "empty": (b"", False),
+    "blank": (b" \n\t\r\n", False),
+    "comment": (b"# nothing", False),
+    "no TOML": (b"study: {name: s}\n", False),
+    "JSON": (b'{"study": {"name": "s"}}', False),
+    "a key twice": (PLAIN + b"\ntrain.steps = 5", False),
+    "a table twice": (PLAIN + b"\n[train]\nlr = 1e-3", False),
+    "a table and an array": (PLAIN + b"\n[[train]]\nlr = 1e-3", False),
+    "an array that is a table": (PLAIN + b"\n[exclude]\nreason = 'x'", False),
+    "an inline table that grows": (b"train = { lr = 1 }\ntrain.steps = 3\n" + PLAIN, False),
+    "a quoted key twice": (PLAIN + b'\n"train"."steps" = 5', False),
+    "a key of escapes": (PLAIN + b'\n"\\u0074rain".steps = 5', False),
+    "a key of controls": (PLAIN + b'\n"\\u001b[31m" = 5', False),
+    "a key of lines": (PLAIN + b'\n"a\\nb" = 5', False),
+    "an empty key": (PLAIN + b'\n"" = 5', False),
+    "a long key": (PLAIN + b"\n" + b"k" * 100_000 + b" = 5", False),
+    "many keys": (PLAIN + b"".join(b"\nk%d = 5" % n for n in range(5_000)), False),
+    "many tables": (PLAIN + b"".join(b"\n[k%d]" % n for n in range(5_000)), False),
+    "many rules": (PLAIN + b"\n[[exclude]]\n" * 2_000, False),
+    "an invalid escape": (PLAIN + b'\ntrain.device = "\\q"', False),
+    "a lone surrogate": (PLAIN + b'\ndata.val = "\\ud800"', False),
+    "a control character": (PLAIN + b'\ndata.val = "\x01"', False),
+    "an open text": (PLAIN + b'\ndata.val = "', False),
+    "an open list": (PLAIN + b"\ndata.val = [", False),
+    "two values": (PLAIN + b"\ndata.val = 1 2", False),
+    "no value": (PLAIN + b"\ndata.val =", False),
+    "a bare carriage return": (PLAIN.replace(b"\n", b"\r"), True),
+    "lines of Windows": (PLAIN.replace(b"\n", b"\r\n"), True),
+    "no last line end": (PLAIN, True),
+    "a byte order mark": (b"\xef\xbb\xbf" + PLAIN, True),
+    "two byte order marks": (b"\xef\xbb\xbf" * 2 + PLAIN, False),
+    "UTF-16": (PLAIN.decode().encode("utf-16"), False),
+    "UTF-32": (PLAIN.decode().encode("utf-32"), False),
+    "Latin-1": (PLAIN + b"\n# \xe9", False),
+    "an overlong sequence": (PLAIN + b"\n# \xc0\x80", False),
+    "a surrogate in UTF-8": (PLAIN + b"\n# \xed\xa0\x80", False),
+    "a NUL": (PLAIN + b"\n# \0", False),
+    "a long comment": (PLAIN + b"\n# " + b"x" * 10_000_000, True),
+    "many blank lines": (b"\n" * 1_000_000 + PLAIN, True),
+    "a long text": (PLAIN + b'\nx.val = "' + b"x" * 1_000_000 + b'"', False),
+    "binary": (bytes(range(256)) * 100, False),
+    "zeros": (bytes(100_000), False),
+    "a deep key": (PLAIN + b"\n" + b"a." * 900 + b"a = 1", False),
+    "deep lists": (PLAIN + b"\na = " + b"[" * 900 + b"]" * 900, False),
+    "a text of quotes": (PLAIN + b"\na = '''" + b"'' " * 100_000, False),
+}
+
+
+@pytest.mark.parametrize("file", sample(FILES, n=5))
+def test_a_file_is_read_or_named(write, file):
+    content, is_valid = FILES[file]
+    path = Path(write({}))
+    path.write_bytes(content)
+    check(path, file, [str(path)], is_valid)
+    assert is_valid == (call("list", path)[0] == 0), file
