@@ -75,6 +75,7 @@ def _run_command(argv: Sequence[str] | None) -> None:
     app = build_app(completion=is_script)  # shells complete by the command's name
     try:
         try:
+            Path.cwd()  # raises if the folder was removed: PyTorch would end the process
             if argv is None:
                 raise_limit()
             app(args=argv, prog_name=SCRIPT if is_script else "python -m harness")

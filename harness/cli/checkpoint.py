@@ -9,7 +9,6 @@ import typer
 from harness.cli.isolation import isolate
 from harness.cli.options import TrustCodeOption
 from harness.cli.output import example, log, show
-from harness.errors import UserError
 
 Source = Annotated[
     str,
@@ -58,7 +57,6 @@ def export_weights(
         isolate()
     from harness.published import convert
 
-    _refuse_imported(source)
     convert.export_weights(source, dest, format, trust_code)
     show(dest)
 
@@ -75,7 +73,6 @@ def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
 
     from harness.model.weights import Trust, load_weights, read_weights
 
-    _refuse_imported(source)
     loaded = read_weights(source)
     foreign = loaded.foreign_files
     if trust_code or not foreign:
@@ -94,11 +91,3 @@ def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
         dtype = str(tensor.dtype).removeprefix("torch.")
         rows.append((name, size, dtype, loaded.origin.get(name, "")))
     show(tabulate(rows, ("tensor", "shape", "type", "origin")))
-
-
-def _refuse_imported(source: Path) -> None:
-    from harness.results.run import is_in_imported_run
-
-    if is_in_imported_run(source):
-        message = "a run that is imported from another trainer, which has no checkpoint here"
-        raise UserError(f"{source}: {message}")

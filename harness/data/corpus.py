@@ -18,7 +18,7 @@ from harness.data.documents import separator_of
 from harness.data.hub import PREFIX, UnavailableError, load_hub
 from harness.data.locate import CorpusFiles, Patterns, find_files
 from harness.data.mixture import Corpus, Split, mix
-from harness.data.shards import cache_folder, read_shards, source_files
+from harness.data.shards import cache_folder, read_shards, source_files, writing_cache
 from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
@@ -251,9 +251,15 @@ def _tokenized(name: str, key: str, tokenizer: Tokenizer, make: Callable[[], Tex
         vocab_size=tokenizer.vocab_size,
         train=[tokenized.train],
         val=[tokenized.val],
-        token_bytes=str(tokenizer.byte_lengths(cache_folder())),
+        token_bytes=_token_bytes(tokenizer),
         entropy=tokenized.entropy,
     )
+
+
+def _token_bytes(tokenizer: Tokenizer) -> str:
+    """Return the file in the cache that holds the length in bytes of each token."""
+    with writing_cache():
+        return str(tokenizer.byte_lengths(cache_folder()))
 
 
 def _refuse_repeated(request: _Request, sources: Sequence[SourceFile], n_train: int) -> None:
@@ -302,7 +308,7 @@ def _read_tokens(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) ->
         vocab_size=tokenizer.vocab_size,
         train=train,
         val=val,
-        token_bytes=str(tokenizer.byte_lengths(cache_folder())),
+        token_bytes=_token_bytes(tokenizer),
         note="; ".join(filter(None, notes)) or None,
         sources=sources,
     )

@@ -39,6 +39,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ABLATIONS_CACHE") or pooch.os_cache("ablations"))
 
 
+@contextlib.contextmanager
+def writing_cache() -> Iterator[None]:
+    """Within this, raise a `UserError` with the remedy if the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename2 or error.filename or cache_folder()
+        message = f"{place}: the cache cannot be written ({error.strerror})"
+        raise UserError(f"{message}; name another folder by ABLATIONS_CACHE") from error
+
+
 def source_files(files: Iterable[Path]) -> list[SourceFile]:
     """Return files with the hash of their content."""
     return [SourceFile(file=str(absolute(file)), sha256=scan(file).sha256) for file in files]

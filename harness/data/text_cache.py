@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from harness.data import tables, tokenizers
-from harness.data.shards import cache_folder, scan
+from harness.data.shards import cache_folder, scan, writing_cache
 from harness.data.tokenizers import Tokenizer
 from harness.errors import StoreError
 from harness.provenance.sources import Code
@@ -63,8 +63,10 @@ def tokenize(key: str, tokenizer: Tokenizer, make: Callable[[], Text]) -> Tokeni
             return _splits(cached, tokens_file)
     except (StoreError, OSError, ValueError):  # not cached, or damaged
         pass
-    content = _write(tokens_file, tokenizer, make())
-    write_json(description, content)
+    text = make()
+    with writing_cache():
+        content = _write(tokens_file, tokenizer, text)
+        write_json(description, content)
     return _splits(content, tokens_file)
 
 

@@ -145,10 +145,10 @@ class Tokenizer:
         bytes nor their nats.
         """
         file = folder / "tokens" / f"{self.name}.bytes.npy"
-        if not file.exists():
-            lengths = [self._n_bytes(token) for token in range(self.vocab_size)]
-            buffer = io.BytesIO()
-            np.save(buffer, np.array(lengths, dtype=np.int64))
+        lengths = [self._n_bytes(token) for token in range(self.vocab_size)]
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(lengths, dtype=np.int64))
+        if not _has_content(file, buffer.getvalue()):
             write_bytes(file, buffer.getvalue())
         return file
 
@@ -159,6 +159,13 @@ class Tokenizer:
             return 0
         is_special = value.decode("utf-8", "replace") in self._encoding.special_tokens_set
         return 0 if is_special else len(value)
+
+
+def _has_content(file: Path, content: bytes) -> bool:
+    try:
+        return read_file(file) == content
+    except OSError:  # missing, or what is no file
+        return False
 
 
 def _damaged_files(name: str) -> list[Path]:

@@ -27,6 +27,7 @@ from harness.results.files import (
     write_json,
 )
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
+from harness.results.run import is_in_imported_run
 from variants import registry
 from variants.base import AXES, ModelShape
 from variants.errors import SHIPPED, VariantError
@@ -34,6 +35,8 @@ from variants.errors import SHIPPED, VariantError
 Tensors = dict[str, Tensor]  # by parameter name
 SAFETENSORS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "checkpoint.json"
+# Where a run keeps checkpoints, relative to its checkpoint folder and to its own folder.
+KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of a model's tensors
 TYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 GPT2 = {
@@ -197,14 +200,12 @@ def read_weights(source: Path, trust: Trust | None = None) -> Weights:
         UserError: it is not a checkpoint folder, has a value that is not finite, or is not trusted.
     """
     description = source / DESCRIPTION_FILE
+    if not description.is_file():
+        raise UserError([Problem(str(source), _why_no_checkpoint(source))])
     try:
         info = parse_record(read_json(description), CheckpointInfo)
     except StoreError as error:
-        message = (
-            f"not a checkpoint folder: {DESCRIPTION_FILE} is missing or unreadable; name a folder "
-            f"such as results/STUDY/RUN_ID/checkpoint/best"
-        )
-        raise UserError(f"{source}: {message}") from error
+        raise UserError(f"{description}: damaged: not a JSON object") from error
     except (FormError, ValueError) as error:
         raise UserError(f"{description}: invalid or missing field: {error}") from error
     weights = Weights(
@@ -222,6 +223,31 @@ def read_weights(source: Path, trust: Trust | None = None) -> Weights:
     if problems := not_finite_tensors(tensors, source):
         raise UserError(problems)
     return replace(weights, tensors=tensors)
+
+
+def _why_no_checkpoint(path: Path) -> str:
+    """Return why a path without a description is no checkpoint folder, and where one is nearby."""
+    nearby = (path.parent, *(path / name for name in KEPT))
+    checkpoints = [str(folder) for folder in nearby if (folder / DESCRIPTION_FILE).is_file()]
+    if checkpoints:
+        return f"is not a checkpoint folder; did you mean {' or '.join(checkpoints)}?"
+    if is_in_imported_run(path):
+        return "a run that is imported from another trainer, which has no checkpoint here"
+    if not path.exists():
+        return "no such folder"
+    if (path / "spec.json").is_file():
+        return (
+            "a run without a checkpoint; launch.keep_checkpoints in its study sets which are kept"
+        )
+    if (path / "config.json").is_file():
+        return (
+            f"a published checkpoint; import it first: "
+            f"python -m harness checkpoint import {path} DEST"
+        )
+    return (
+        f"not a checkpoint folder: has no {DESCRIPTION_FILE}; name a folder such as "
+        f"results/STUDY/RUN_ID/checkpoint/best"
+    )
 
 
 def _parameter_shapes(weights: Weights) -> dict[str, torch.Size]:

@@ -55,7 +55,7 @@ def _changed_files(code_hash: str, current: Code, archive: Archive) -> Iterator[
     try:
         recorded = archive.code(code_hash).files
     except StoreError:
-        yield "code that is not archived"
+        yield "its code (not archived)"
         return
     names = recorded.keys() | current.files.keys()
     for name in sorted(names, key=lambda name: (not name.startswith("user"), name)):

@@ -16,12 +16,8 @@ from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
 from harness.model.weights import DESCRIPTION_FILE, Trust, Weights, load_weights
-from harness.results.run import is_in_imported_run
 from harness.sampling.sampler import Sampler, Sampling, out_of_range
 from variants.base import Cache, Precision
-
-# Where a run keeps checkpoints, relative to its checkpoint folder and to its own folder.
-KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")
 
 MAX_TOKENS = 2**20
 MAX_SAMPLES = 2**16
@@ -104,8 +100,7 @@ def generate(request: GenerationRequest, write: Write) -> None:
     """
     if problems := request.problems():
         raise UserError(problems)
-    folder = checkpoint_folder(request.checkpoint)
-    weights = load_weights(folder, Trust(any=request.trust_code))
+    weights = load_weights(request.checkpoint, Trust(any=request.trust_code))
     tokenizer = tokenizer_of(weights, request.checkpoint, request.tokenizer)
     model = weights.model()
     plan = plan_generation(
@@ -157,39 +152,6 @@ def write_texts(
     for header, text in zip(headers[1:], texts[1:], strict=True):
         text.close()
         write(f"{header}{text.text}\n")
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """Return the path if it is a checkpoint folder.
-
-    Raises:
-        UserError: it is not one; the message names a checkpoint folder nearby.
-    """
-    if (path / DESCRIPTION_FILE).is_file():
-        return path
-    nearby = (path.parent, *(path / name for name in KEPT))
-    checkpoints = [str(folder) for folder in nearby if (folder / DESCRIPTION_FILE).is_file()]
-    if checkpoints:
-        message = f"is not a checkpoint folder; did you mean {' or '.join(checkpoints)}?"
-    elif is_in_imported_run(path):
-        message = "a run that is imported from another trainer, which has no checkpoint here"
-    elif not path.exists():
-        message = "no such folder"
-    elif (path / "spec.json").is_file():
-        message = (
-            "a run without a checkpoint; launch.keep_checkpoints in its study sets which are kept"
-        )
-    elif (path / "config.json").is_file():
-        message = (
-            f"a published checkpoint; import it first: "
-            f"python -m harness checkpoint import {path} DEST"
-        )
-    else:
-        message = (
-            f"not a checkpoint folder: has no {DESCRIPTION_FILE}; name a folder such as "
-            f"results/STUDY/RUN_ID/checkpoint/best"
-        )
-    raise UserError([Problem(str(path), message)])
 
 
 def tokenizer_of(weights: Weights, checkpoint: Path, requested: str | None) -> Tokenizer:

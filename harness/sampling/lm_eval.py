@@ -15,7 +15,7 @@ from harness.errors import ExitCode, UserError
 from harness.model.weights import Trust, load_weights
 from harness.probes import lm_eval
 from harness.probes.likelihood import Scorer
-from harness.sampling.generate import checkpoint_folder, tokenizer_of
+from harness.sampling.generate import tokenizer_of
 from variants.base import Precision
 
 MODEL = "ablations"
@@ -41,7 +41,7 @@ class Ablations(lm_eval.Adapter):
     ) -> None:
         folder = Path(path)
         remedy = "give trust_code=true in --model_args if you trust them"
-        weights = load_weights(checkpoint_folder(folder), Trust(trust_code is True, remedy=remedy))
+        weights = load_weights(folder, Trust(trust_code is True, remedy=remedy))
         model = weights.model()
         if not torch.cuda.is_available() and (device is None or device.startswith("cuda")):
             device = "cpu"  # `lm_eval` asks for CUDA by default

@@ -150,6 +150,17 @@ def test_a_byte_order_mark_is_no_part_of_a_study(write_study, tmp_path):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize("path", ["cache", "cache/tokens"])
+def test_a_cache_that_cannot_be_written_is_named(write_study, tmp_path, path):
+    """As on a full or read-only file system; the corpus would be said to be unreadable."""
+    write_study("steps = 4", "steps = 5")
+    blocked = tmp_path / path
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_bytes(b"")
+    code, _, err = call("list", "study.toml")
+    assert code == 2 and str(blocked) in err and "the cache cannot be written" in err, err
+
+
 @pytest.mark.parametrize(
     "shard", ["model.safetensors.index.json", "../x.safetensors", "/dev/zero", "a/b.safetensors"]
 )

@@ -219,6 +219,7 @@ def test_a_damaged_corpus_is_named(tmp_path, monkeypatch, case):
 
 @pytest.mark.parametrize("damage", sample(DAMAGES, n=3))
 def test_a_damaged_cache_of_tokens_is_made_again(tmp_path, monkeypatch, damage):
+    """Else ranks would fail, or count the bytes of tokens wrongly."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text(TEXT)
@@ -229,7 +230,10 @@ def test_a_damaged_cache_of_tokens_is_made_again(tmp_path, monkeypatch, damage):
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert files
     for path in files:
+        content = path.read_bytes()
         with restored(path):
             DAMAGES[damage](path)
             found = call("list", study)
+            is_made_again = path.is_file() and path.read_bytes() == content
+        assert is_made_again or path.parent.name != "tokens" or found[0] == 2, path
         assert found == expected or (found[0] == 2 and str(path) in found[2]), (path, found)

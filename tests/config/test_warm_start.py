@@ -120,7 +120,7 @@ def test_a_longer_or_unneeded_position_table_is_accepted(write_study, tmp_path):
 
 
 BAD = {
-    "no folder": ({}, "nowhere", "init.from_checkpoint", "not a checkpoint folder"),
+    "no folder": ({}, "nowhere", "init.from_checkpoint", "no such folder"),
     "width": ({"n_embd": 64}, "start", "n_embd = 64 in", "32 here"),
     "layers": ({"n_layer": 3}, "start", "n_layer = 3 in", "2 here"),
     "heads": ({"n_head": 2}, "start", "n_head = 2 in", "4 here"),

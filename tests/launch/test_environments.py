@@ -69,6 +69,12 @@ def writers_end(code: int, text: str):
     return dict.fromkeys(WRITERS, (code, text))
 
 
+def all_writers_end(code: int, text: str):
+    """Also those that write the cache of tokens."""
+    readers_of_text = dict.fromkeys(["list", "dry run", "run"], (code, "ABLATIONS_CACHE"))
+    return writers_end(code, text) | readers_of_text
+
+
 NOBODY = (
     "setpriv --reuid=65534 --regid=65534 --clear-groups "  # it may read all, as Python's files
     "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search "
@@ -105,17 +111,17 @@ ENVIRONMENTS = {
     "other folder": Environment('mkdir other; cd other; "$@"'),
     "removed folder": Environment(
         'mkdir gone; cd gone; rmdir ../gone; "$@"',
-        dict.fromkeys(["run", "dry run"], (2, "the folder in which this command runs was removed")),
+        all_end(2, "the folder in which this command runs was removed"),
     ),
     "ignored signals": Environment("trap '' INT TERM HUP QUIT USR1; \"$@\""),
     "missing TMPDIR": Environment('TMPDIR=/nowhere "$@"'),
     "other user": Environment(f'chmod -R a+rwX .; {NOBODY} "$@"', needs=f"{NOBODY} true"),
     "folder of another user": Environment(
-        f'{NOBODY} "$@"', writers_end(2, "Permission denied"), needs=f"{NOBODY} true"
+        f'{NOBODY} "$@"', all_writers_end(2, "Permission denied"), needs=f"{NOBODY} true"
     ),
     "read-only file system": Environment(
         f'{MOUNT} \'mount --bind . . && mount -o remount,ro,bind . && cd "$PWD" && "$@"\' - "$@"',
-        writers_end(2, "Read-only file system"),
+        all_writers_end(2, "Read-only file system"),
         needs=f"{MOUNT} 'mount --bind /tmp /tmp'",
     ),
     "full file system": Environment(
@@ -124,7 +130,7 @@ ENVIRONMENTS = {
         writers_end(2, FULL),
         needs=f"{MOUNT} 'mount -t tmpfs none /tmp'",
     ),
-    "files of 1 KiB": Environment('ulimit -f 1; "$@"', writers_end(2, "File too large")),
+    "files of 1 KiB": Environment('ulimit -f 1; "$@"', all_writers_end(2, "File too large")),
     "no shared memory": Environment(
         f"{MOUNT} 'mount --bind /var/empty /dev/shm && mount -o remount,ro,bind /dev/shm && "
         '"$@"\' - "$@"',
