@@ -11,7 +11,7 @@ _present = [""]  # the innermost one last
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Call `listener` with each activity that begins, or goes on as an inner one has ended."""
+    """Call `listener` with each activity that begins, or continues after an inner one."""
     _listeners.append(listener)
 
 

@@ -62,7 +62,7 @@ def restored(changes: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() != pid:  # the code has forked: its copy must not go on as this program
+        if os.getpid() != pid:  # the code has forked: its copy must not continue as this program
             os._exit(0)
         for fd, copy in copies.items():
             if copy is None:
