@@ -1,4 +1,4 @@
-"""What the code of a user's variants does now, for a process that watches this one.
+"""Activities of the code of variants, for a process that watches this one.
 
 Such code may end its process in the middle of a call: `os._exit`, a signal, a crash of a library.
 """

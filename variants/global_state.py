@@ -82,7 +82,7 @@ def restored(changes: list[str]) -> Iterator[None]:
 
 
 def describe_changes(changes: list[str]) -> str:
-    """Return what is wrong with changes, and the remedy."""
+    """Return the fault that changes are, and the remedy."""
     return f"changes {', '.join(changes)}, which all variants share; remove that"
 
 
