@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.isolation import isolate_study
 from harness.cli.options import (
     DEFAULT_RESULTS,
     ResultsOption,
@@ -100,6 +101,7 @@ def run(
     """
     if on is not None:
         settings = [*(settings or ()), f"launch.on={on}"]
+    isolate_study(study, settings)
     if not dry_run and _is_local(study, settings or ()):
         from harness.launch import fork_server
 

@@ -25,6 +25,8 @@ from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
 # Texts of PyTorch, of safetensors, and of C libraries.
+NO_THREAD = "can't start new thread"  # Python's text
+MORE_PROCESSES = "raise the limit of processes and threads of this user, `ulimit -u`"
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
 MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
@@ -200,8 +202,21 @@ def is_of_a_file(error: OSError) -> bool:
 
 
 def remedy_of(error: BaseException) -> str:
-    """Return what follows the text of an error: a remedy if too many files are open, or nothing."""
-    return f"; {MORE_FILES}" if TOO_MANY_FILES in str(error) else ""
+    """Return what follows the text of an error: a remedy if a limit is reached, or nothing."""
+    try:
+        text = str(error)
+    except Exception:  # of a variant
+        return ""
+    if is_without_process(error):
+        return f"; {MORE_PROCESSES}"
+    return f"; {MORE_FILES}" if TOO_MANY_FILES in text else ""
+
+
+def is_without_process(error: BaseException) -> bool:
+    """Return whether the system allows no more processes or threads."""
+    if isinstance(error, BlockingIOError):  # of fork
+        return error.errno == errno.EAGAIN
+    return isinstance(error, RuntimeError) and NO_THREAD in error.args
 
 
 def check_regular(path: Path) -> None:

@@ -43,6 +43,7 @@ from harness.training.averaging import ParameterAverage
 from harness.training.staging import copy_to_host
 from harness.training.state_reader import StatePlanner, StateReader
 from variants.base import ModelShape
+from variants.errors import text_of
 from variants.tensor_parallel import ShardSpec
 
 T = TypeVar("T")
@@ -250,7 +251,7 @@ class Checkpoints:
             result = work()
         except Exception as raised:
             error = raised
-        failure = None if error is None else (type(error).__name__, str(error))
+        failure = None if error is None else (type(error).__name__, text_of(error))
         outcomes = self._thread_context.gather((result, failure))
         if error is not None and not isinstance(error, OSError | SafetensorError):
             raise error
