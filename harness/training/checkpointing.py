@@ -35,8 +35,8 @@ from harness.errors import ClaimLost, StoreError
 from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
-from harness.results.checkpoints import STATE, n_steps, remove
-from harness.results.files import absolute, open_file, read_json, write_json
+from harness.results.checkpoints import STATE, n_steps
+from harness.results.files import absolute, open_file, read_json, remove, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
