@@ -29,7 +29,7 @@ def report_error(error: UserError | StoreError | OSError) -> None:
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
         log("error: the folder in which this command runs was removed: change to another one")
     elif not isinstance(error, UserError):
-        log(f"error: {error}{remedy_of(error)}")
+        log(f"error: {_clipped(str(error))}{remedy_of(error)}")
     else:
         n_problems = len(error.problems)
         title = f"error: {n_problems} problems" if n_problems > 1 else "error:"

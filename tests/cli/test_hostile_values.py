@@ -378,6 +378,8 @@ def test_a_value_is_valid_or_named(write, case):
     may_be_accepted = may_be_valid(place, key, VALUES[name])
     # A valid value may lead to an entry that is not possible, or to a package that is missing.
     names = (*place.names, "tune.", "needs the package") if may_be_accepted else place.names
+    if name == "deeper list":  # the parser gives up
+        names = ("nested too deeply",)
     check(path, case, names, may_be_accepted)
 
 

@@ -328,6 +328,14 @@ def test_cases_cover_every_place():
     assert len(CASES) > 5_000 and len(DEEDS) > 80
 
 
+def test_an_exit_of_a_variant_is_no_success(tmp_path):
+    """The command would end with exit code 0, and print nothing."""
+    write(tmp_path, "mlp", "import", "os._exit(0)")
+    code, _, err = run(tmp_path, ["list", "study.toml"])
+    file = tmp_path / "own/mlp/mine.py"
+    assert code == 2 and f"{file}:11: the import of {file} ended the process (exit code 0)" in err
+
+
 @pytest.mark.distributed
 def test_a_variant_that_trains_under_a_watch_is_done(tmp_path):
     """The command runs in a child, and its exit code is the command's."""
