@@ -74,6 +74,7 @@ class Training:
 
     def __call__(self, run: Run, launch: object, *_: object, **options: object) -> None:
         run.mark_running()
+        run = Run(run.path, run.claim_number)  # ranks read the spec that is stored now
         self.started.append(run.run_id)
         try:
             self._train(run)

@@ -43,7 +43,7 @@ NOT_SEEN = {
         for state in STATES
         for name in ("eval.jsonl", "steps.rank0.jsonl")
     ),
-    "done | no losses",
+    *(f"{state} | no losses" for state in STATES),
 }
 
 
