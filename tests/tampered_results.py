@@ -103,22 +103,23 @@ class Training:
         run.truncate_steps(0, n_done)
         run.truncate_evals(n_done // 2 + 1 if n_done else 0)
         checkpoints = _checkpoints(run)
-        checkpoints.restore_links(n_done, {n: value_of(spec, n) for n in usable})
+        losses = {line.step: line.val_loss for line in evals if line.step <= n_done}
+        checkpoints.restore_links(n_done, losses)
         lines = run.steps_file(0)
-        losses = run.eval_file()
+        evaluations = run.eval_file()
         for step in range(n_done, STEPS):
             if step == 0:
-                losses.append(_evaluation(spec, 0))
+                evaluations.append(_evaluation(spec, 0))
             lines.append(_step(spec, step, 0.1 + 0.001 * len(self.started)))
             if step % 2 == 1:
-                losses.append(_evaluation(spec, step + 1))
+                evaluations.append(_evaluation(spec, step + 1))
                 self._save(run, checkpoints, step + 1)
             if step == 2 and run.run_id == self.fails:
                 raise RuntimeError("the variant fails")
             if step == 2 and run.run_id == self.dies:
                 raise Died
         lines.close()
-        losses.close()
+        evaluations.close()
         run.write_probes(ProbeResults.model_validate(PROBES))
         run.finish("done")
         drop_states(run, spec.launch.keep_checkpoints)
