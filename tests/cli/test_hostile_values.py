@@ -296,7 +296,7 @@ EXPRESSIONS = {
     *("1e-3 / n_layer", "0 * parameters", "+".join(["1"] * 5000)),
 }
 TINY = {"2**-1074"}  # of a count of steps, which is rounded up
-COUNTS = ("train.steps", "train.warmup_steps", "train.eval_every")
+COUNTS = ("train.lr", "train.steps", "train.warmup_steps", "train.eval_every")
 TIMES = ("launch.slurm.time",)  # a text, minutes, or a time of day
 
 

@@ -133,7 +133,7 @@ RAISED = {
     "a chain of errors": "raise ValueError('x') from OSError(28, 'No space left on device')",
     "RecursionError": "deed()",
     "MemoryError": "bytearray(2**62)",
-    "a tensor without memory": "torch.empty(2**60)",
+    "a tensor without memory": "torch.empty(2**60, device='cpu')",
     "OSError": "open('/nowhere/x')",
     "BrokenPipeError": "raise BrokenPipeError",
     "UserError": "from harness.errors import UserError; raise UserError('x')",
@@ -221,9 +221,6 @@ VALID = {  # what a place may return
     *(("why_unsupported", f"returns {text}") for text in ("None",)),
     *(("flops_per_token", f"returns {text}") for text in ("3", "True", "2**70")),
     *(("backward", f"returns {text}") for text in ("None",)),
-}
-MAY_WORK = {  # no test shows these, and they change no result
-    ("import", "a tensor without memory"),
 }
 COMMANDS = {
     "list": ["list", "study.toml", "--json"],
@@ -319,7 +316,7 @@ def test_a_deed_of_a_variant_is_named_or_harmless(tmp_path, case):
         # These may be refused, as what follows them shows.
         assert deed in HARMLESS or (place, deed) in VALID, (case, shown)
     if code == 2:
-        assert "mine" in err + out, (case, shown)
+        assert "mine" in err + out or "axes." in err, (case, shown)
         assert deed in HARMLESS or len(err) < 20_000, (case, len(err))
 
 
