@@ -6,6 +6,8 @@ WORKERS ?= 2
 bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
+# The modules of these tests: to import all others takes as long as many tests.
+distributed = $$(grep -rlw mark.distributed tests --include='test_*.py' --exclude-dir=chaos)
 
 .PHONY: help install run test test-all check prose faults bench gpu gpu-bench calibrate chaos \
 	scale scale-out docs example clean
@@ -21,7 +23,7 @@ install: $(installed)  ## install into .venv
 
 test: $(installed)  ## run the tests, those that start several processes last
 	@$(pytest) -n $(WORKERS) --dist loadscope -m "not distributed"; code=$$?; \
-	$(pytest) -n $(WORKERS) --dist loadscope -m distributed && exit $$code
+	$(pytest) -n $(WORKERS) --dist loadscope -m distributed $(distributed) && exit $$code
 
 test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
 
@@ -59,13 +61,16 @@ calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 sim
 		tests/analysis/test_power_calibration.py tests/analysis/test_seed_plan.py \
 		tests/analysis/test_task_calibration.py
 
-chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-system operations (POINTS=40 or all; SEED=n repeats), try 7,000 invalid studies, and unusual environments
+chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-system operations (POINTS=40 or all; SEED=n repeats), try hostile studies, flags, variants and files, and unusual environments
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
-	@FUZZ=5000 $(pytest) tests/config/test_numbers.py tests/cli/test_hostile.py \
-		tests/cli/test_hostile_checkpoints.py \
-		tests/cli/test_hostile_results.py
+	@FUZZ=5000 $(pytest) -n $(WORKERS) tests/config/test_numbers.py tests/cli/test_hostile.py \
+		tests/cli/test_hostile_checkpoints.py tests/cli/test_hostile_results.py \
+		tests/cli/test_hostile_values.py tests/cli/test_hostile_flags.py \
+		tests/cli/test_hostile_variants.py \
+		tests/launch/test_tampered_results.py tests/cli/test_tampered_commands.py
 	@FUZZ=1000 $(pytest) -n $(WORKERS) tests/launch/test_environments.py
+	@FUZZ=1 $(pytest) tests/variants/test_parallelism.py
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s

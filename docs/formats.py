@@ -98,6 +98,14 @@ trains it again, an interrupted one from step 0. With `--accept-outdated` it kee
 and the report marks them. Runs of files of versions 1 and 2 have no code hash and are never
 outdated. The versions of installed packages are archived, but are not part of the hash.
 
+## Damaged files
+
+A damaged file is named and costs its run only: the others are trained, and `run` ends with exit
+code 1. That is also so for a run that has ended whose spec.json is not the one that its id stands
+for. A run that has results, but no status.json or one that says `pending`, moves to `.outdated/`.
+Links are followed to read, never to write or to remove files, except for a link in place of
+`results/` or of a study's folder.
+
 ## checkpoint/
 
 `step-<n>/` holds the state after n steps. `newest` and `best` (lowest validation loss) are links;

@@ -1,5 +1,7 @@
 """Fixtures for all tests: single-threaded torch, a process group, synthetic results."""
 
+import os
+
 import pytest
 import tiktoken
 import torch
@@ -8,6 +10,15 @@ from synthetic_results import SIZES, SyntheticStudy
 
 from harness.analysis import dataset
 from harness.distributed.process_group import DistributedContext
+
+
+def pytest_configure():
+    """Let the idle threads of new processes sleep.
+
+    They spin otherwise, on cores that others need: a tiny run with two threads took six times the
+    CPU time. No number depends on it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.app import main
+from harness.printable import printable
 
 # A small study of two entries and two seeds.
 STUDY = """
@@ -69,6 +70,11 @@ def call(*command: object) -> tuple[int, str, str]:
     assert "Traceback" not in out.getvalue() + err.getvalue(), (command, err.getvalue())
     assert end.value.code is not None
     return int(end.value.code), out.getvalue(), err.getvalue()
+
+
+def is_clean(text: str) -> bool:
+    """Return whether a terminal shows a text as it is: without controls, in their order."""
+    return printable(text) == text
 
 
 def _relink(target: str) -> Callable[[Path], None]:

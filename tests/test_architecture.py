@@ -34,8 +34,8 @@ IMPORTS = {
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors printable results provenance",
-    "cli": "errors printable results provenance study analysis ingest report export model data "
-    "published sampling "
+    "cli": "errors printable results provenance variants study analysis ingest report export model "
+    "data published sampling "
     "training config contract preflight launch",
     "__main__": "cli",
 }

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +10,12 @@ from pathlib import Path
 SHIPPED = Path(__file__).parent
 LIBRARIES = {"site-packages", "dist-packages", "harness"}  # folders of code that is not a variant's
 # Errors of the code of a variant: an exit in it must not end a command as if all was done.
-CODE_ERRORS = (Exception, SystemExit)
+CODE_ERRORS = (Exception, SystemExit, GeneratorExit)
+USER_PACKAGE = (
+    "_user_variants"  # prefix of the module names of users' files; no such package exists
+)
+MAX_FILES = 5  # in a message
+MAX_TEXT = 1_000  # characters of an exception in a message
 
 
 class VariantError(Exception):
@@ -30,9 +36,29 @@ def describe(
     `cls`.
     """
     place = error_line(error, files) or (class_line(cls) if cls is not None else "")
-    reason = " ".join(str(error).split())
+    reason = " ".join(text_of(error).split())
     message = f"{action} raises {type(error).__name__}: {reason}".removesuffix(": ")
     return f"{place}: {message}" if place else message
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception of any code: shortened, and empty if it cannot be shown."""
+    try:
+        text = str(error)
+    except CODE_ERRORS:
+        return ""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
+
+def user_line(error: BaseException) -> str:
+    """Return `file:line` of the innermost frame of an exception in a user's variant, or ""."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith(USER_PACKAGE):
+            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 def error_line(error: BaseException, files: Iterable[Path]) -> str:
@@ -46,6 +72,20 @@ def error_line(error: BaseException, files: Iterable[Path]) -> str:
             if _is_below(Path(file), root):
                 return f"{file}:{line}"
     return ""
+
+
+def loaded_files() -> str:
+    """Return the files of the user's variants that this process has imported, or their number."""
+    modules = [
+        module for name, module in list(sys.modules.items()) if name.startswith(USER_PACKAGE)
+    ]
+    files = [str(module.__file__) for module in modules]
+    return ", ".join(files) if len(files) <= MAX_FILES else f"{len(files)} files of variants"
+
+
+def is_users(cls: type) -> bool:
+    """Return whether the class of a variant is the user's, and not shipped."""
+    return cls.__module__.startswith(USER_PACKAGE)
 
 
 def class_line(cls: type) -> str:

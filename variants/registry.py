@@ -10,13 +10,18 @@ from string import Formatter
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from variants import activity, global_state
 from variants.base import AXES, Variant
-from variants.errors import CODE_ERRORS, SHIPPED, VariantError, class_line, describe
+from variants.errors import (
+    CODE_ERRORS,
+    SHIPPED,
+    USER_PACKAGE,
+    VariantError,
+    class_line,
+    describe,
+)
 
 MAX_TITLE = 40  # characters
-USER_PACKAGE = (
-    "_user_variants"  # prefix of the module names of users' files; no such package exists
-)
 
 
 def files(axis: str, paths: Sequence[Path] = ()) -> dict[str, Path]:
@@ -33,12 +38,18 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
     """Return the class of a variant.
 
     Raises:
-        KeyError: there is no file of that name.
-        VariantError: the file does not import, does not define exactly one subclass of the axis's
-            base class, or the class lacks a method or has invalid options.
+        VariantError: there is no file of that name, the file does not import or does not define
+            exactly one subclass of the axis's base class, or the class lacks a method or has
+            invalid options.
     """
-    file = files(axis, paths)[name]
-    return _load_class(axis, file, file.stat().st_mtime_ns)
+    file = files(axis, paths).get(name)
+    try:
+        if file is not None:
+            return _load_class(axis, file, file.stat().st_mtime_ns)
+    except FileNotFoundError:  # removed meanwhile
+        pass
+    folders = ", ".join(str(folder / axis) for folder in (*paths, SHIPPED))
+    raise VariantError([f"{axis} variant {name}: there is no {name}.py in {folders}"])
 
 
 @functools.cache
@@ -142,11 +153,17 @@ def _import(axis: str, file: Path) -> ModuleType:
     try:
         if file.is_relative_to(SHIPPED):
             return importlib.import_module(f"variants.{axis}.{file.stem}")
-        return _import_by_path(name, file)
+        changes: list[str] = []
+        with activity.doing(f"the import of {file}"), global_state.restored(changes):
+            module = _import_by_path(name, file)
     except CODE_ERRORS as error:
         sys.modules.pop(name, None)
         problem = describe(error, f"the import of {file.name}", [file])
         raise VariantError([f"{problem}; correct the file"]) from error
+    if changes:
+        sys.modules.pop(name, None)
+        raise VariantError([f"{file}: its import {global_state.describe_changes(changes)}"])
+    return module
 
 
 def _import_by_path(name: str, file: Path) -> ModuleType:

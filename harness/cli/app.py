@@ -5,6 +5,7 @@ start at once and the commands that only read results never load torch.
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.cli import (
     element,
     export,
     ingest,
+    isolation,
     manage,
     node,
     plan,
@@ -35,8 +37,10 @@ from harness.cli import list as list_command
 from harness.cli.interrupts import end_on_interrupt
 from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
-from harness.errors import ExitCode, StoreError, UserError
+from harness.errors import ExitCode, Problem, StoreError, UserError
 from harness.launch.open_files import raise_limit
+from harness.results.files import is_without_process, remedy_of
+from variants.errors import VariantError, text_of, user_line
 
 SCRIPT = "ablations"
 
@@ -56,8 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     streams.prepare()
     end_on_interrupt()
+    isolation.allow()
     try:
-        _run_command(None)
+        isolation.run_to_end(lambda: _run_command(None))
+    except Exception:  # a fault of this program
+        traceback.print_exc()  # before further output is discarded
+        sys.exit(ExitCode.SOME_FAILED)
     finally:
         streams.discard()
 
@@ -73,8 +81,22 @@ def _run_command(argv: Sequence[str] | None) -> None:
             app(args=argv, prog_name=SCRIPT if is_script else "python -m harness")
         finally:
             sys.stdout.flush()
+    except VariantError as error:  # its file has changed meanwhile
+        report_error(UserError(Problem("", problem) for problem in error.problems))
+        sys.exit(ExitCode.INVALID)
     except (UserError, StoreError, OSError) as error:  # OSError: e.g. a full disk
         report_error(error)  # the files that were written before stay readable
+        sys.exit(ExitCode.INVALID)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a variant may raise anything, anywhere
+        if is_without_process(error):
+            report_error(UserError(f"{error}{remedy_of(error)}"))
+            sys.exit(ExitCode.INVALID)
+        place = user_line(error)
+        if not place:
+            raise
+        report_error(UserError(f"{place}: raises {type(error).__name__}: {text_of(error)}"))
         sys.exit(ExitCode.INVALID)
 
 

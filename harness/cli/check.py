@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.isolation import isolate, isolate_study
 from harness.cli.options import SetOption, WhereOption
 from harness.cli.output import log, show
 from harness.cli.studies import load_study
@@ -35,8 +36,10 @@ def check(
 ) -> None:
     """Check a study's models, or a variant's file, against the contract of variants."""
     if path.suffix == ".py":
+        isolate()
         is_valid = _check_file(path, options or ())
     else:
+        isolate_study(path, settings)
         is_valid = _check_study(path, settings, where)
     if not is_valid:
         raise typer.Exit(ExitCode.INVALID)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness.cli.isolation import isolate
 from harness.cli.options import TrustCodeOption
 from harness.cli.output import example, log, show
 
@@ -52,6 +53,8 @@ def export_weights(
     trust_code: TrustCodeOption = False,
 ) -> None:
     """Write weights in the layout that transformers loads."""
+    if trust_code:
+        isolate()
     from harness.published import convert
 
     convert.export_weights(source, dest, format, trust_code)
@@ -64,6 +67,8 @@ def show_weights(source: Folder, trust_code: TrustCodeOption = False) -> None:
     Compares the tensors with the model that they are said to belong to, unless that would run
     code that is not this program's.
     """
+    if trust_code:
+        isolate()
     from tabulate import tabulate
 
     from harness.model.weights import Trust, load_weights, read_weights

@@ -99,7 +99,7 @@ class Launch:
         changes = find_changes(store, stage.name, stage.runs, stage.sources)
         after = scheduler.select_runs(store, stage.runs, changes)
         diverged = [spec for spec in after.failed if is_diverged_trial(store, spec)]
-        scheduler.drop_superfluous_states(store, after.done)
+        scheduler.remove_left_files(store, stage.name, after.done)
         log(f"{len(after.done)} of {len(stage.runs)} done")
         if diverged:
             log(f"{len(diverged)} trials diverged, which counts as an infinite loss")

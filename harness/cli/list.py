@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.isolation import isolate_study
 from harness.cli.options import (
     DEFAULT_RESULTS,
     ResultsOption,
@@ -52,6 +53,7 @@ def list_entries(
         if Store(results).is_imported(str(study)):
             _list_imported(Store(results), str(study), as_json)
             return
+    isolate_study(study, settings)
     planned = load_study(study, settings, seeds, where)
     if as_json:
         _print_json(planned)

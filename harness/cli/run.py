@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.isolation import isolate_study
 from harness.cli.options import (
     DEFAULT_RESULTS,
     ResultsOption,
@@ -100,6 +101,7 @@ def run(
     """
     if on is not None:
         settings = [*(settings or ()), f"launch.on={on}"]
+    isolate_study(study, settings)
     if not dry_run and _is_local(study, settings or ()):
         from harness.launch import fork_server
 
@@ -159,6 +161,7 @@ def _train(planned: "PlannedStudy", store: "Store", launch: "Launch", no_wait: b
 
     record_tuning(planned, store)
     is_done = True
+    run_ids: set[str] = set()
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
         local = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
         backend: Backend = local
@@ -166,6 +169,7 @@ def _train(planned: "PlannedStudy", store: "Store", launch: "Launch", no_wait: b
             submit_runs = partial(submit, settings=planned.launch.job_settings(), log=log)
             backend = SlurmBackend(submit_runs, log, trackers.name_run, waits=not no_wait)
         for stage in checked_stages(planned, store, launch.study, log):
+            run_ids.update(spec.run_id for spec in stage.runs)
             is_done = launch.start(stage, store, backend) and is_done
             if backend is local and planned.launch.timed == "exclusive":
                 launch.time_runs(stage, store, local, planned.launch.timing_steps)
@@ -174,8 +178,10 @@ def _train(planned: "PlannedStudy", store: "Store", launch: "Launch", no_wait: b
                 break
     missing = unfinished(planned, store)
     log(*missing)
-    first_screen.show(store, planned.name, launch.study)
-    return is_done and not missing
+    unreadable = first_screen.show(store, planned.name, launch.study)
+    damaged = {run_id: why for run_id, why in unreadable.items() if run_id in run_ids}
+    log(*(f"{run_id}: its results cannot be read: {why}" for run_id, why in damaged.items()))
+    return is_done and not missing and not damaged
 
 
 def _print_due(planned: "PlannedStudy", store: "Store", launch: "Launch", scripts: bool) -> None:

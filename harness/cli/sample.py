@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness.cli.isolation import isolate
 from harness.cli.options import TrustCodeOption
 from harness.printable import printable
 
@@ -64,6 +65,8 @@ def sample(
 ) -> None:
     """Continue a prompt with a trained model. The text goes to stdout as it is generated."""
     options = locals()
+    if trust_code:
+        isolate()
     from harness.sampling.generate import GenerationRequest, generate
 
     generate(GenerationRequest(**options), _write)

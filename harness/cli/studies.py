@@ -1,5 +1,7 @@
 """Read the study that a command names."""
 
+import contextlib
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +11,8 @@ import typer
 
 from harness.cli.output import log
 from harness.errors import UserError, choices
+from variants import activity
+from variants.errors import loaded_files
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy, UntilResolved
@@ -24,12 +28,20 @@ def load_study(
     """Read and check a study file with the overrides of the command line.
 
     Raises:
-        UserError: the study is invalid.
+        UserError: the study is invalid, or a variant changes what all variants share.
         typer.BadParameter: `seeds` are not integers.
     """
     from harness import config
+    from variants import global_state
 
-    planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
+    changes: list[str] = []
+    # Variants may print, which is no result.
+    reading = activity.doing(f"code that {path} uses")
+    with reading, contextlib.redirect_stdout(sys.stderr), global_state.restored(changes):
+        planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
+    if changes:
+        changed = global_state.describe_changes(changes)
+        raise UserError(f"{path}: code of {loaded_files()} {changed}")
     if planned.note:
         log(planned.note)
     return planned

@@ -1,5 +1,6 @@
 """`_worker`: run one rank. A torchrun command starts it: `torchrun ... -m harness _worker SPEC`."""
 
+import json
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from typing import Annotated
 import psutil
 import typer
 
+from harness.cli.isolation import isolate
 from harness.errors import UserError
 from harness.launch.parent import parent_death_signal
 
@@ -27,12 +29,22 @@ def worker(
             f"`torchrun --standalone --nproc-per-node N -m harness _worker {spec}`"
         )
     end_with_parent()
+    if _has_variants(spec):
+        isolate()
     from harness.provenance.contents import shipped_contents
 
     loaded = shipped_contents()
     from harness.training.main import run_worker
 
     run_worker(spec.parent, None, loaded)
+
+
+def _has_variants(spec: Path) -> bool:
+    """Return whether the spec of a run names folders of the user's variants."""
+    try:
+        return bool(json.loads(spec.read_bytes())["launch"]["variant_paths"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # reading the run reports it
 
 
 def end_with_parent() -> None:

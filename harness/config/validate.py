@@ -24,7 +24,7 @@ from harness.results.records import (
 from harness.study.axes import VariantSelection
 from harness.study.settings import Changes, Settings, place_of
 from harness.training.optimizer import decay_steps
-from variants import registry
+from variants import activity, registry
 from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
 from variants.errors import CODE_ERRORS, class_line
 from variants.parameters import FP32_BYTES, OptimizerDefaults
@@ -363,10 +363,13 @@ def check_parallelism(
         builder = ModelBuilder(shape, entry, paths)
         parallelism = builder.parallelism()
         at_fault: type[Variant] = type(parallelism)
+        optimizer_name = class_line(type(optimizer))
+        parallelism_name = class_line(at_fault)
         try:
-            reason = parallelism.why_unsupported(builder.model)
-            at_fault = type(optimizer)
-            reason = reason or optimizer.why_unsupported(parallelism)
+            with activity.doing(f"`why_unsupported` of {optimizer_name} or of {parallelism_name}"):
+                reason = parallelism.why_unsupported(builder.model)
+                at_fault = type(optimizer)
+                reason = reason or optimizer.why_unsupported(parallelism)
         except UserError as error:
             yield from error.problems
             continue

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 
 from harness.model.part_check import build_problems, describe_failure
+from variants import activity, global_state
 from variants.base import Attention, ModelShape, Positional, Variant
-from variants.errors import CODE_ERRORS, class_line
+from variants.errors import CODE_ERRORS, class_line, is_users
 
 
 def option_problems(
@@ -15,6 +16,22 @@ def option_problems(
 
     The option is "" if the variant itself is at fault.
     """
+    changes: list[str] = []
+    if is_users(cls):
+        checks = f"the checks of {cls.__name__} ({class_line(cls)})"
+        with activity.doing(checks), global_state.restored(changes):
+            found = list(_problems(axis, cls, values, shape))
+        yield from found
+        if changes:
+            changed = global_state.describe_changes(changes)
+            yield "", f"{class_line(cls)}: a method of {cls.__name__} {changed}"
+    else:
+        yield from _problems(axis, cls, values, shape)
+
+
+def _problems(
+    axis: str, cls: type[Variant], values: Mapping[str, object], shape: ModelShape
+) -> Iterator[tuple[str, str]]:
     try:
         json.dumps(values)
     except (TypeError, ValueError) as error:

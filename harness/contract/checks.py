@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.contract.violation import Violation, raised
-from variants.errors import CODE_ERRORS
+from variants import activity, global_state
+from variants.errors import CODE_ERRORS, loaded_files
 
 
 class SkipCheck(Exception):
@@ -41,13 +42,24 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             message = f"needs the check `{missing[0]}`"
             results.append(CheckResult(check.name, "skipped", message))
             continue
+        changes: list[str] = []
         try:
-            violations = check.find()
+            with (
+                activity.doing(f"the check `{check.name}` of {loaded_files() or 'a variant'}"),
+                global_state.restored(changes),
+            ):
+                violations = check.find()
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
             continue
         except CODE_ERRORS as error:
             violations = [raised(check.name, error)]
+        if changes:
+            changed = global_state.describe_changes(changes)
+            violations = [
+                *violations,
+                Violation(check.name, f"code of {loaded_files() or 'a variant'} {changed}"),
+            ]
         if violations:
             failed.add(check.name)
             message = "; ".join(map(str, violations))

@@ -20,7 +20,7 @@ from harness.contract.flops import wrong_flops
 from harness.contract.violation import Violation, line_of
 from harness.model.gpt import GPT
 from variants.base import ModelShape
-from variants.errors import CODE_ERRORS
+from variants.errors import CODE_ERRORS, text_of
 
 # Work of a call with long sequences, in pairs of positions, for each head and layer.
 MAX_PAIRS = 1 << 24
@@ -245,7 +245,7 @@ class ModelChecks:
         try:
             return wrong_flops(self.architecture, self.shape)
         except CODE_ERRORS as error:  # the model trains: only these figures are not checked
-            message = f"the FLOPs cannot be counted: {type(error).__name__}: {error}"
+            message = f"the FLOPs cannot be counted: {type(error).__name__}: {text_of(error)}"
             return [Violation("flops", message, line_of(error), fatal=False)]
 
     def _other_values(self) -> Iterator[GPT]:

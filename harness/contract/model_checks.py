@@ -21,7 +21,7 @@ from harness.model.gpt import GPT
 from harness.model.initialization import UndeclaredError
 from harness.probes.activations import Activations
 from variants.base import ModelShape, Part
-from variants.errors import CODE_ERRORS, class_line
+from variants.errors import CODE_ERRORS, class_line, text_of
 
 ROUNDED = (torch.float32, torch.bfloat16)
 # fp8 is checked as bf16, in which all but the linear layers compute.
@@ -348,7 +348,7 @@ def memory_is_unknown(model: GPT, length: int) -> list[Violation]:
         with Activations(model) as activations:
             model(tokens, tokens)
     except CODE_ERRORS as error:
-        message = f"memory cannot be predicted: {type(error).__name__}: {error}"
+        message = f"memory cannot be predicted: {type(error).__name__}: {text_of(error)}"
         return [Violation("memory", message, line_of(error), fatal=False)]
     assert activations.saved_bytes > 0
     return []

@@ -15,6 +15,7 @@ from torch.autograd import gradcheck
 from harness.contract.architecture import fill_with_noise, seeded
 from harness.contract.violation import Violation
 from variants.base import Attention, ModelShape, NoOptions, Part, Positional
+from variants.errors import text_of
 
 CLOSE = 1e-5  # absolute and relative, fp32
 ENCODED = ("embed", "rotate", "rotate")  # the methods whose results `encode` returns
@@ -134,7 +135,7 @@ def has_wrong_gradients(
     try:
         gradcheck(outputs, [x.requires_grad_() for x in values], fast_mode=True)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = text_of(error).partition("\n")[0]
         message = f"gradients differ from finite differences: {reason}"
         return [_found("differences", message, part)]
     return []
@@ -291,7 +292,7 @@ def declares_extrapolation_wrongly(positional: Positional, shape: ModelShape) ->
     except IndexError as error:
         if not positional.extrapolates:
             return []
-        message = f"`extrapolates` is True, but positions from seq_len on raise {error}"
+        message = f"`extrapolates` is True, but positions from seq_len on raise {text_of(error)}"
         return [_found("extrapolates", message, positional)]
     if not positional.extrapolates:
         message = "`extrapolates` is False, but positions from seq_len on raise no IndexError"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from variants.errors import text_of
+
 LIBRARIES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<")
 
 
@@ -28,7 +30,7 @@ class Violation:
 
 def raised(check: str, error: BaseException) -> Violation:
     """Return the violation that an exception is, with the line of the variant that raised it."""
-    message = f"{type(error).__name__}: {error}".removesuffix(": ")
+    message = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
     return Violation(check, message, line_of(error))
 
 

@@ -192,7 +192,13 @@ class _Launch:
             if release is None:  # another launch was faster
                 self._queue.put_back(request)
                 return
-            claim = self._run(self._by_id[request.run_id]).claim()
+            run = self._run(self._by_id[request.run_id])
+            try:
+                claim = run.claim()
+            except StoreError as error:
+                release()
+                self.progress.skip_run(run, str(error))
+                continue
             if claim is None:
                 release()
                 self._held[request.run_id] = request
@@ -256,9 +262,16 @@ class _Launch:
         if not self._running and not self._queue:
             self._log_once(f"waiting for {next(iter(self._held))}, which another process runs")
         for run_id, request in list(self._held.items()):
-            if claims.owner_of(self._run(self._by_id[run_id]).claims) is None:
+            if not self._is_held(self._run(self._by_id[run_id])):
                 del self._held[run_id]
                 self._queue.put_back(request)
+
+    def _is_held(self, run: Run) -> bool:
+        """Return whether another process holds a run; if that cannot be read, its claim says so."""
+        try:
+            return claims.owner_of(run.claims) is not None
+        except StoreError:
+            return False
 
     def _log_once(self, text: str) -> None:
         if text not in self._logged:

@@ -7,6 +7,7 @@ from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim
+from harness.results.files import is_of_a_file
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
 from harness.results.run import Run
 from harness.results.store import Store
@@ -52,7 +53,11 @@ def run_claimed(
             _run(store, spec, claim, start, log, before or claim.run.status)
         except ClaimLost:
             log.skip_run(claim.run, "another process has taken it over")
-        except (StoreError, FileNotFoundError) as error:
+        except StoreError as error:
+            log.skip_run(claim.run, f"its files were removed or damaged ({error})")
+        except OSError as error:
+            if not is_of_a_file(error):  # such as a full disk, which ends all runs
+                raise
             log.skip_run(claim.run, f"its files were removed or damaged ({error})")
 
 
@@ -93,10 +98,19 @@ def _run(
 
 
 def prepare(run: Run, spec: RunSpec, log: Callable[[str], None]) -> Run:
-    """Give a claimed run the spec that it starts with; return it. Files of other code move away."""
-    if run.exists and run.status.status != "pending" and run.code_hash != spec.code_hash:
+    """Give a claimed run the spec that it starts with; return it.
+
+    Files of other code move away, and so do those of a run whose status was lost.
+    """
+    reason = None
+    is_pending = not run.exists or run.status.status == "pending"
+    if is_pending and run.has_results:
+        reason = "although it has results, its status was missing or `pending`"
+    elif not is_pending and run.code_hash != spec.code_hash:
+        reason = "with changed code"
+    if reason is not None:
         folder = run.set_aside()
-        log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
+        log(f"{run.run_id}: starts at step 0 {reason}; earlier files: {folder}")
         run = Run(run.path, run.claim_number)  # without the spec that it has read
     run.update_spec(spec)
     return run

@@ -60,7 +60,10 @@ def relabel(store: Store, spec: RunSpec, run: Run) -> bool:
     target = store.run(spec.study, spec.run_id)
     with contextlib.ExitStack() as claims:
         for other in (run, target):
-            claim: Claim | None = other.claim()
+            try:
+                claim: Claim | None = other.claim()
+            except StoreError:  # damaged: the start of the run names it
+                return False
             if claim is None:
                 return False
             claims.enter_context(claim)
@@ -69,7 +72,8 @@ def relabel(store: Store, spec: RunSpec, run: Run) -> bool:
             target.set_aside()  # pending
         run.path.rename(target.path)
         target.update_spec(renamed)
-        if run.timing_run.path.exists():
+        if run.timing_run.exists:
+            run.timing_run.check_folder()
             run.timing_run.path.rename(target.timing_run.path)
     return True
 

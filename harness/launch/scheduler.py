@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange
 from harness.results.checkpoints import drop_states, superfluous_states
-from harness.results.records import RunSpec
-from harness.results.run import Outcome
+from harness.results.files import REMEDY, is_of_a_file, remove_temporaries
+from harness.results.records import ENDED, RunSpec
+from harness.results.run import Outcome, Run
 from harness.results.store import Store
 
 N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Fields of a spec that follow from the other entries of the study, and are not in the run's id.
 STUDY_FIELDS = ("settings_hash", "baseline", "axes", "tuning")
 PENDING = Outcome("pending", None, None)
+# Fields of a spec that the run's id or its folder states; those of the settings are in its hash.
+IDENTITY_FIELDS = ("study", "run_id", "seed", "data_seed", "eval_windows", "data_offset_steps")
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,13 @@ def select_runs(
         outcome = run.outcome if run.exists else PENDING
         status = outcome.status
         change = changes.get(spec.run_id)
+        problem = None
         if status == "unreadable":
-            selection.unreadable[spec.run_id] = str(outcome.message)
+            problem = str(outcome.message)
+        elif status in ENDED:
+            problem = _problem_of_spec(run, spec)
+        if problem is not None:
+            selection.unreadable[spec.run_id] = problem
         elif status == "running":
             selection.running.append(spec)
         elif change is not None and not change.is_accepted:
@@ -86,11 +94,39 @@ def select_runs(
     return selection
 
 
+def _problem_of_spec(run: Run, planned: RunSpec) -> str | None:
+    """Return why the spec of a run that has ended is not the one that its id stands for."""
+    try:
+        stored = run.spec
+    except StoreError as error:
+        return str(error)
+    for name in IDENTITY_FIELDS:
+        if getattr(stored, name) != getattr(planned, name):
+            return f"{run.path / 'spec.json'}: {name} is not that of the run's id; {REMEDY}"
+    for name in ("model", "train"):
+        there = getattr(stored, name).hashed()
+        for key, value in getattr(planned, name).hashed().items():
+            if there.get(key, value) != value:
+                found = f"{name}.{key} is {there[key]}, not {value} as the run's id states"
+                return f"{run.path / 'spec.json'}: {found}; {REMEDY}"
+    return None
+
+
 def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
     with ThreadPoolExecutor(N_WRITERS) as writers:
-        list(writers.map(lambda spec: store.run(study, spec.run_id).create(spec), specs))
+        list(writers.map(lambda spec: _create(store, spec), specs))
+
+
+def _create(store: Store, spec: RunSpec) -> None:
+    try:
+        store.run(spec.study, spec.run_id).create(spec)
+    except StoreError:  # its start names it
+        pass
+    except OSError as error:
+        if not is_of_a_file(error):
+            raise
 
 
 def update_study_fields(store: Store, ended: Sequence[RunSpec]) -> None:
@@ -117,30 +153,41 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
     n_copied = 0
     for spec in specs:
         source = store.run(spec.study, source_ids[spec.run_id])
-        claim = store.run(spec.study, spec.run_id).claim(wait_s=math.inf)
-        assert claim is not None  # a claim without a time limit always succeeds
-        with claim:
-            run = claim.run
-            state = run.outcome.status
-            is_current = state == "done" and run.code_hash == spec.code_hash
-            if is_current or state == "unreadable" or source.outcome.status != "done":
-                continue
-            if state != "pending":
-                run.set_aside()
-            run.copy_from(source, spec)
-            n_copied += 1
+        with contextlib.suppress(StoreError):  # the run is damaged: it is not done
+            n_copied += _copy(store.run(spec.study, spec.run_id), source, spec)
     return n_copied
 
 
-def drop_superfluous_states(store: Store, done: Sequence[RunSpec]) -> None:
-    """Remove the states that finished runs do not keep, where a crash has left them."""
+def _copy(target: Run, source: Run, spec: RunSpec) -> bool:
+    """Give a run the results of another one; return False if it has its own, or those are none."""
+    claim = target.claim(wait_s=math.inf)
+    assert claim is not None  # a claim without a time limit always succeeds
+    with claim:
+        run = claim.run
+        state = run.outcome.status
+        is_current = state == "done" and run.code_hash == spec.code_hash
+        if is_current or state == "unreadable" or source.outcome.status != "done":
+            return False
+        if state != "pending" or run.has_results:
+            run.set_aside()
+        run.copy_from(source, spec)
+    return True
+
+
+def remove_left_files(store: Store, study: str, done: Sequence[RunSpec]) -> None:
+    """Remove what crashes have left: temporary files, and states that finished runs do not keep."""
+    store.remove_temporaries(study)
     for spec in done:
         run = store.run(spec.study, spec.run_id)
+        remove_temporaries(run.path)
         if not superfluous_states(run, "none"):
             continue
-        claim = run.claim()
-        if claim is None:
-            continue
-        with claim, contextlib.suppress(ClaimLost, StoreError):
-            if claim.run.status.status == "done":
-                drop_states(claim.run, claim.run.spec.launch.keep_checkpoints)
+        with contextlib.suppress(ClaimLost, StoreError):
+            if not superfluous_states(run, run.spec.launch.keep_checkpoints):
+                continue
+            claim = run.claim()
+            if claim is None:
+                continue
+            with claim:
+                if claim.run.status.status == "done":
+                    drop_states(claim.run, claim.run.spec.launch.keep_checkpoints)

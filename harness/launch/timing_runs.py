@@ -1,11 +1,11 @@
 """Timing runs: a few steps of a run that shared its machine, now by itself, to measure times."""
 
-import shutil
 from collections.abc import Sequence
 
 from harness.errors import StoreError
 from harness.launch.one_run import RunLog, StartRun, change_since_planned, source_run
 from harness.launch.placement import randomize_within_seed
+from harness.results.files import remove
 from harness.results.records import N_UNTIMED_STEPS, RunSpec
 from harness.results.run import Run
 from harness.results.store import Store
@@ -59,7 +59,11 @@ def start_timing_run(
 ) -> None:
     """Train `short`, the timing run of `spec`, unless another process does or the code changed."""
     timing_run = store.run(spec.study, spec.run_id).timing_run
-    claim = timing_run.claim()
+    try:
+        claim = timing_run.claim()
+    except StoreError as error:
+        log.skip_run(timing_run, str(error))
+        return
     if claim is None:
         log.skip_run(timing_run, "another process times it")
         return
@@ -68,8 +72,7 @@ def start_timing_run(
         if change is not None:
             log.skip_run(timing_run, f"{change} since this launch began")
             return
-        if timing_run.path.exists():
-            shutil.rmtree(timing_run.path)
+        remove(timing_run.path)
         claim.run.update_spec(short)
         log.start_run(claim.run, short)
         start(claim.run, short.launch)

@@ -181,7 +181,7 @@ def load_weights(source: Path, trust: Trust | None = None) -> Weights:
     weights = read_weights(source, trust or Trust())
     try:
         expected = _parameter_shapes(weights)
-    except (KeyError, VariantError) as error:
+    except VariantError as error:
         folders = ", ".join(weights.variant_paths) or "the project's own folders"
         message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
         raise UserError(f"{source}: {message}") from error

@@ -60,21 +60,14 @@ def write(
     return folder
 
 
-def first_screen(
-    store: Store, study: str, width: int, encoding: str, study_file: Path | None = None
-) -> str:
-    """Return the question, the answers and the table of the first screen as plain text.
-
-    Raises:
-        UserError: the study has no results, or the file is invalid.
-    """
+def first_screen(data: accounting.StudyResults, width: int, encoding: str) -> str:
+    """Return the question, the answers and the table of the first screen as plain text."""
     from harness.report import names
     from harness.report.charts import answer as answer_chart
     from harness.report.render import terminal
     from harness.report.sections import answer
 
-    following = None if study_file is None else followed.read(study_file)
-    results = summary.summarize(accounting.read(store, study, following=following), now())
+    results = summary.summarize(data, now())
     by_name = {chart.name: chart for chart in answer_chart.build(results)}
     first = names.rename(answer.build(results, by_name), names.of_summary(results))
     return terminal.render(first, width, encoding)

@@ -1,8 +1,10 @@
 """The states of a run's checkpoints: what a finished run keeps of them."""
 
-import shutil
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.results.files import remove
 
 if TYPE_CHECKING:
     from harness.results.run_files import RunFiles
@@ -14,15 +16,22 @@ STATE = "state"
 def n_steps(folder: Path) -> int:
     """Return the number of steps in a checkpoint folder's name; 0 for any other folder."""
     number = folder.name.removeprefix("step-")
-    return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
+    is_number = number.isascii() and number.isdecimal()
+    return int(number) if folder.name.startswith("step-") and is_number else 0
 
 
 def superfluous_states(run: "RunFiles", keep: str) -> list[Path]:
     """Return the states that a finished run does not keep: all but the newest if `keep` is "full".
 
-    Training removes them when the run is done. A crash in between leaves them.
+    Training removes them when the run is done. A crash in between leaves them. A state that a link
+    leads to is not the run's.
     """
-    states = sorted(run.checkpoints.glob(f"step-*/{STATE}"), key=lambda path: n_steps(path.parent))
+    states = []
+    for folder in run.checkpoints.glob("step-*"):
+        state = folder / STATE
+        if os.path.lexists(state) and not (run.checkpoints.is_symlink() or folder.is_symlink()):
+            states.append(state)
+    states.sort(key=lambda path: n_steps(path.parent))
     return states[:-1] if keep == "full" else states
 
 
@@ -35,11 +44,3 @@ def drop_states(run: "RunFiles", keep: str) -> None:
     for path in superfluous_states(run, keep):
         run.check_claim()
         remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

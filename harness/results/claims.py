@@ -30,8 +30,9 @@ empty then counts as free, an empty one after SILENCE_S.
 
 import contextlib
 import os
+import re
 import secrets
-import shutil
+import stat
 import threading
 import time
 from dataclasses import dataclass, field
@@ -43,8 +44,9 @@ from pydantic import ValidationError
 
 from harness.errors import ClaimLost
 from harness.results import owner as owners
-from harness.results.files import create, open_file, read_file
+from harness.results.files import check_own_folder, create, open_file, read_file, remove
 from harness.results.records import Owner
+from harness.results.records.base import MAX_COUNT
 
 if TYPE_CHECKING:
     from harness.results.run import Run
@@ -56,6 +58,9 @@ MAX_POLL_INTERVAL_S = 5.0
 HELD = ".json"
 RELEASED = ".released"
 TEMPORARY = ".tmp"
+NUMBER = "(0|[1-9][0-9]*)"
+CLAIM_NAME = re.compile(rf"{NUMBER}(?:{re.escape(HELD)}|{re.escape(RELEASED)})")
+TEMPORARY_NAME = re.compile(rf"{NUMBER}\.[0-9a-f]+{re.escape(TEMPORARY)}")
 
 
 @dataclass(frozen=True)
@@ -180,21 +185,32 @@ class _ClaimFile:
         return self.name.endswith(RELEASED)
 
 
-def _parse_name(name: str, suffixes: tuple[str, ...]) -> _ClaimFile | None:
-    if not name.endswith(suffixes):
-        return None
-    number = name.partition(".")[0]
-    return _ClaimFile(int(number), name) if number.isdecimal() else None
+def _parse_name(name: str) -> _ClaimFile | None:
+    """Return the claim that a file is named as; None for any other file of the folder."""
+    match = CLAIM_NAME.fullmatch(name)
+    number = int(match[1]) if match else MAX_COUNT
+    return _ClaimFile(number, name) if number < MAX_COUNT else None  # the next one is a Count
 
 
 def _newest(folder: Path) -> _ClaimFile | None:
     """Return the file of the current claim; None if the run was never claimed."""
+    _check_folder(folder)
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return None
-    files = (_parse_name(name, (HELD, RELEASED)) for name in names)
+    files = (_parse_name(name) for name in names)
     return max((file for file in files if file is not None), default=None)
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that the claims are in the study's folder: earlier ones are removed.
+
+    Raises:
+        StoreError: the folder or that of all claims is a link or no folder.
+    """
+    for path in (folder.parent, folder):
+        check_own_folder(path)
 
 
 def _try_to_take(folder: Path) -> Fence | None:
@@ -209,8 +225,8 @@ def _try_to_take(folder: Path) -> Fence | None:
         if not _create_as_newest(fence, observer):
             return None
         _heart().add(fence)
-    _remove_earlier(folder, fence.number, (HELD, RELEASED))
-    _remove_earlier(folder, fence.number, (TEMPORARY,))
+    _remove_earlier(folder, fence.number, CLAIM_NAME)
+    _remove_earlier(folder, fence.number, TEMPORARY_NAME)
     return fence
 
 
@@ -236,29 +252,35 @@ def _create(fence: Fence, owner: Owner) -> bool:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_earlier(folder: Path, number: int, suffixes: tuple[str, ...]) -> None:
+def _remove_earlier(folder: Path, number: int, names: re.Pattern[str]) -> None:
     for name in os.listdir(folder):
-        file = _parse_name(name, suffixes)
-        if file is None or file.number >= number:
-            continue
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():  # a copy in place of a link
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        match = names.fullmatch(name)
+        if match and int(match[1]) < number:
+            with contextlib.suppress(FileNotFoundError):
+                remove(folder / name)  # also a folder: a copy in place of a link
 
 
 def _is_held(folder: Path, file: _ClaimFile, observer: Owner) -> bool:
     """Return whether the owner of the current claim lives and has not released it."""
-    if file.is_released:
-        return False
     path = folder / file.name
+    if file.is_released or not _is_file(path):
+        return False
     owner = _read_owner(path)
     if owner is not None and _is_same_process(owner, observer):
         # The study may have been moved after the claim.
         with _heart().taking:
             return _heart().holds(Fence(folder, file.number))
     return owners.is_alive(owner, observer, lambda: silence_s(path))
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a claim is a file, as each owner creates it: not a folder or a link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError:  # the file server may be away for a while
+        return True
 
 
 def _is_same_process(owner: Owner, observer: Owner) -> bool:

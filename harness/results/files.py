@@ -5,9 +5,12 @@ lines, so that a reader sees the old or the new content. A torn line, which a cr
 is ignored.
 """
 
+import contextlib
 import errno
 import os
+import re
 import secrets
+import shutil
 import stat
 import time
 from io import BufferedReader
@@ -22,11 +25,15 @@ from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
 # Texts of PyTorch, of safetensors, and of C libraries.
+NO_THREAD = "can't start new thread"  # Python's text
+MORE_PROCESSES = "raise the limit of processes and threads of this user, `ulimit -u`"
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
 MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
 TORN = b"#torn"  # the end of a torn line to which a later writer has appended others
 TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it whole by then
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+LEFT_AFTER_S = 3600.0  # without a change, a temporary file is one that a crash has left
 REMEDY = "remove its folder to run that entry again"
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -51,10 +58,21 @@ class Fence(Protocol):
 def write_bytes(path: Path, content: bytes, fence: Fence | None = None) -> None:
     """Replace `path` with `content`; after a crash it holds the old or the new content, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     if fence is not None:
         fence.check()
-        temporary = fence.temporary()
+        _write(fence.temporary(), path, content, fence)
+        return
+    try:
+        _write(_temporary(path), path, content, None)
+    except FileNotFoundError:  # `remove_temporaries` of another process took it for a left one
+        _write(_temporary(path), path, content, None)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _write(temporary: Path, path: Path, content: bytes, fence: Fence | None) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -63,6 +81,60 @@ def write_bytes(path: Path, content: bytes, fence: Fence | None = None) -> None:
         replace(temporary, path, fence)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files that crashes of `write_bytes` have left in a folder, if it exists.
+
+    A writer that lives has renamed its file long before LEFT_AFTER_S, or writes it again.
+    """
+    if folder.is_symlink():
+        return
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_AFTER_S:
+                    os.unlink(entry.path)
+
+
+def own_folder(path: Path) -> Path:
+    """Create a folder of a study's results, unless it exists; return it.
+
+    Raises:
+        StoreError: see `check_own_folder`.
+    """
+    check_own_folder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_own_folder(path: Path) -> None:
+    """Check that what is written to or removed from a folder, if it exists, is in that place.
+
+    Raises:
+        StoreError: it is a link, which may lead out of the results, or it is not a folder.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path}: unreadable ({error})") from error
+    if stat.S_ISLNK(mode):
+        raise StoreError(
+            f"{path}: is a link, which is not followed to write or to remove files; remove it, or "
+            "move the folder that it leads to here"
+        )
+    if not stat.S_ISDIR(mode):
+        raise StoreError(f"{path}: must be a folder; remove it")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it exists. No link is followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace(temporary: Path, path: Path, fence: Fence | None) -> None:
@@ -123,9 +195,28 @@ def is_disk_full(error: BaseException) -> bool:
     return error.__cause__ is not None and is_disk_full(error.__cause__)
 
 
+def is_of_a_file(error: OSError) -> bool:
+    """Return whether one file is the cause, such as a folder in its place, and no other is hurt."""
+    is_resource = is_disk_full(error) or error.errno in (errno.EMFILE, errno.ENFILE)
+    return error.filename is not None and not is_resource
+
+
 def remedy_of(error: BaseException) -> str:
-    """Return what follows the text of an error: a remedy if too many files are open, or nothing."""
-    return f"; {MORE_FILES}" if TOO_MANY_FILES in str(error) else ""
+    """Return what follows the text of an error: a remedy if a limit is reached, or nothing."""
+    try:
+        text = str(error)
+    except Exception:  # of a variant
+        return ""
+    if is_without_process(error):
+        return f"; {MORE_PROCESSES}"
+    return f"; {MORE_FILES}" if TOO_MANY_FILES in text else ""
+
+
+def is_without_process(error: BaseException) -> bool:
+    """Return whether the system allows no more processes or threads."""
+    if isinstance(error, BlockingIOError):  # of fork
+        return error.errno == errno.EAGAIN
+    return isinstance(error, RuntimeError) and NO_THREAD in error.args
 
 
 def check_regular(path: Path) -> None:
@@ -138,6 +229,19 @@ def check_regular(path: Path) -> None:
         raise OSError(
             errno.EINVAL, "must be a regular file, not a folder, pipe or device", str(path)
         )
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file to append to it, which is created if it is missing; return its descriptor.
+
+    Raises:
+        OSError: it is a link, folder, pipe or device, or cannot be opened.
+    """
+    if os.path.lexists(path):
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "must be a regular file, not a link", str(path))
+        check_regular(path)  # to open a pipe would wait for its reader
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -268,9 +372,7 @@ class JsonLinesWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.exists():
-            check_regular(path)  # to open a pipe would wait for its reader
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd = open_to_append(path)
         size = os.fstat(self._fd).st_size
         if not self._ends_within_line(size):
             return

@@ -1,9 +1,8 @@
 """Write the runs of a table of another trainer as a study of the results folder."""
 
-import shutil
 from collections.abc import Sequence
 
-from harness.results.files import write_json
+from harness.results.files import remove, write_json
 from harness.results.records import ImportedRun, LaunchRecord, RunStatus
 from harness.results.store import Store
 
@@ -17,7 +16,7 @@ def replace_study(
     later count as added after a look at its results.
     """
     new = Store(store.root / f".ingest-{study}")
-    shutil.rmtree(new.root, ignore_errors=True)
+    remove(new.root)
     launches = [*store.launches(study), launch]
     for earlier in launches:
         new.record_launch(study, earlier)
@@ -30,7 +29,7 @@ def replace_study(
     if (store.root / study).exists():
         (store.root / study).rename(new.root / "earlier")
     (new.root / study).rename(store.root / study)
-    shutil.rmtree(new.root)
+    remove(new.root)
 
 
 def _status(run: ImportedRun, ended_at: str) -> RunStatus:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import Problem, StoreError, UserError
 from harness.results.claims import Claim
-from harness.results.files import absolute, write_json
+from harness.results.files import absolute, check_own_folder, remove, write_json
 from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
 from harness.results.run import Run
 from harness.results.store import Store
@@ -77,10 +77,11 @@ def remove_runs(runs: Sequence[Run]) -> None:
     with claimed(runs):
         for run in runs:
             target = run.path.with_name(f"{REMOVED}{run.run_id}")
-            shutil.rmtree(target, ignore_errors=True)  # of an interrupted removal
+            remove(target)  # of an interrupted removal
             run.path.rename(target)
             shutil.rmtree(target)
-            shutil.rmtree(run.timing_run.path, ignore_errors=True)
+            run.timing_run.check_folder()
+            remove(run.timing_run.path)
 
 
 def remove_study(store: Store, study: str) -> None:
@@ -111,6 +112,7 @@ def rename(store: Store, study: str, new_name: str) -> Path:
             folder.rename(target)
     for run in store.runs(new_name):
         with contextlib.suppress(StoreError):  # stays as unreadable as it is
+            run.check_folder()
             if not run.is_imported and run.spec.study == study:
                 spec = run.spec.model_copy(update={"study": new_name})
                 write_json(run.path / "spec.json", spec)
@@ -145,7 +147,8 @@ def move_to(store: Store, study: str, root: Path) -> Path:
             if error.errno != errno.EXDEV:  # another file system
                 raise
             with_prefix = root / ".moving" / study
-            shutil.rmtree(with_prefix, ignore_errors=True)
+            check_own_folder(with_prefix.parent)
+            remove(with_prefix)
             shutil.copytree(folder, with_prefix, symlinks=True)
             with_prefix.rename(target)
             shutil.rmtree(folder)

@@ -63,7 +63,8 @@ def is_alive(owner: Owner | None, observer: Owner, silence_s: Callable[[], float
     A process of the same boot and the same namespace of process ids is looked up. Of any other, and
     of None, an owner that is not known, `silence_s` decides: the seconds since its last heartbeat,
     None if that cannot be measured, so that it counts as alive. In Slurm, the start of a job ends
-    its earlier start.
+    its earlier start. A heartbeat that is as far in the future is no sign of life: the clock of the
+    file server was set back, and an owner that lives has changed it since.
     """
     if owner is not None:
         if _is_earlier_start(owner, observer):
@@ -71,7 +72,7 @@ def is_alive(owner: Owner | None, observer: Owner, silence_s: Callable[[], float
         if is_neighbor(owner, observer):
             return process_exists(owner.pid, owner.pid_started)
     age_s = silence_s()
-    return age_s is None or age_s <= SILENCE_S
+    return age_s is None or abs(age_s) <= SILENCE_S
 
 
 def is_neighbor(owner: Owner, observer: Owner) -> bool:

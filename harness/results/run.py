@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +13,25 @@ from harness.errors import StoreError
 from harness.results import claims, owner
 from harness.results.archive import Archive
 from harness.results.claims import Claim
-from harness.results.files import create, read_record, write_json
+from harness.results.files import (
+    REMEDY,
+    check_own_folder,
+    create,
+    open_file,
+    own_folder,
+    read_record,
+    remove,
+    write_json,
+)
 from harness.results.records import FailureReason, RunSpec, RunState, RunStatus, now
-from harness.results.run_files import RunFiles
+from harness.results.records.base import MAX_COUNT
+from harness.results.run_files import TIMING, RunFiles
 
 # Failures that the environment caused, not the run itself: safe to retry.
 TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost", "disk")
 
-TIMING = ".timing"  # folder of the timing runs of a study, which `Store.runs` leaves out
+
+COPY_BYTES = 1 << 22  # at once
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class Run(RunFiles):
 
     @property
     def exists(self) -> bool:
-        """Whether the run has been created."""
-        return self._status_path.exists()
+        """Whether the run has been created, also if its status is a link that leads nowhere."""
+        return os.path.lexists(self._status_path)
 
     @property
     def status(self) -> RunStatus:
@@ -103,10 +115,18 @@ class Run(RunFiles):
         return read_record(self._status_path, RunStatus)
 
     def create(self, spec: RunSpec) -> None:
-        """Write the spec and mark the run as pending, unless it has been created already."""
+        """Write the spec and mark the run as pending, unless it has been created already.
+
+        A run that has lost its status keeps the spec of its results until it starts.
+
+        Raises:
+            StoreError: its folder is a link or no folder.
+        """
+        self.check_folder()
         if self.exists:
             return
-        write_json(self.path / "spec.json", spec, self._fence)
+        if not (self.has_results and os.path.lexists(self.path / "spec.json")):
+            write_json(self.path / "spec.json", spec, self._fence)
         temporary = self.path / f".status.json.{secrets.token_hex(8)}.new"
         write_json(temporary, RunStatus(status="pending"))
         create(temporary, self._status_path)
@@ -123,23 +143,22 @@ class Run(RunFiles):
         This run must not have started.
         """
         temporary = self.path.parent / f".copy-{self.run_id}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         shutil.copytree(source.path, temporary, symlinks=True)
         copied = spec.model_copy(update={"code_hash": source.code_hash})
         write_json(temporary / "spec.json", copied)
         self.check_claim()
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        remove(self.path)
         temporary.rename(self.path)
 
     def set_aside(self) -> Path:
         """Move the run's folder to `.outdated/` of its study, which readers ignore; return it."""
-        folder = self.path.parent / ".outdated"
-        folder.mkdir(exist_ok=True)
-        name = f"{self.run_id}-{self.code_hash or 'unknown'}"
+        folder = own_folder(self.path.parent / ".outdated")
+        code_hash = self.code_hash or "unknown"
+        name = f"{self.run_id}-{code_hash if code_hash.isalnum() else 'unknown'}"
         target = folder / name
         n_earlier = 0
-        while target.exists():
+        while os.path.lexists(target):
             n_earlier += 1
             target = folder / f"{name}-{n_earlier}"
         self.check_claim()
@@ -158,7 +177,11 @@ class Run(RunFiles):
 
         Wait up to `wait_s` seconds for it; `math.inf` always succeeds. The claim ends with
         `release()` or with the process. It holds between all machines that share the folder.
+
+        Raises:
+            StoreError: the folder of the run or that of its claims is a link or no folder.
         """
+        self.check_folder()
         fence = claims.take(self.claims, wait_s)
         if fence is None:
             return None
@@ -176,6 +199,10 @@ class Run(RunFiles):
         Files of an attempt of the same code that was interrupted or that failed for a transient
         reason are kept, so that training can resume from them. Files of any other attempt are
         removed.
+
+        Raises:
+            StoreError: a file that is needed to resume cannot be read, or the checkpoints are in a
+                folder that a link leads to.
         """
         before = self._stored_status
         resumes = before.status in ("running", "interrupted") or before.reason in TRANSIENT_FAILURES
@@ -186,12 +213,10 @@ class Run(RunFiles):
                 continue
             self.check_claim()
             with self._reading():
-                if resumes and _is_needed_to_resume(path.name):
+                if resumes and _is_needed_to_resume(path):
                     self._detach_writers(path)
-                elif path.is_dir():
-                    shutil.rmtree(path)
                 else:
-                    path.unlink()
+                    remove(path)
         if has_changed:  # after its files are gone: a crash in between leaves none of other code
             spec = self.spec.model_copy(update={"code_hash": code_hash})
             write_json(self.path / "spec.json", spec, self._fence)
@@ -206,16 +231,22 @@ class Run(RunFiles):
             pid_namespace=process.pid_namespace,
             job=process.job,
             claim=self.claim_number,
-            attempts=before.attempts + 1 if resumes else 1,
+            attempts=min(before.attempts + 1, MAX_COUNT) if resumes else 1,
         )
         write_json(self._status_path, status, self._fence)
 
     def _detach_writers(self, path: Path) -> None:
         """Replace a file that grows by a copy: an earlier attempt that wakes up loses its lines."""
-        if path.suffix in (".jsonl", ".txt"):
-            copy = self.temporary(path)
-            shutil.copyfile(path, copy)
+        if path.suffix not in (".jsonl", ".txt"):
+            return
+        copy = self.temporary(path)
+        try:
+            with open_file(path) as source, open(copy, "xb") as target:
+                while chunk := _read(source, path):
+                    target.write(chunk)
             self.replace(copy, path)
+        finally:
+            copy.unlink(missing_ok=True)
 
     def touch(self) -> None:
         """Show that the run is alive while its files do not grow: update the status's time."""
@@ -244,9 +275,22 @@ def is_in_imported_run(path: Path) -> bool:
     return any((folder / "imported.json").is_file() for folder in (path, *path.parents))
 
 
-def _is_needed_to_resume(name: str) -> bool:
-    kept = ("checkpoint", "env.json", "eval.jsonl")
-    return name in kept or name.startswith(("steps.", "log."))
+def _read(file: BufferedReader, path: Path) -> bytes:
+    try:
+        return file.read(COPY_BYTES)
+    except OSError as error:
+        raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
+
+
+def _is_needed_to_resume(path: Path) -> bool:
+    """Return whether an attempt resumes from a path; from nothing that is in place of a file."""
+    if path.name == "checkpoint":
+        check_own_folder(path)
+        return True
+    name = path.name
+    return path.is_file() and (
+        name in ("env.json", "eval.jsonl") or name.startswith(("steps.", "log."))
+    )
 
 
 def _is_of_this_kernel(status: RunStatus) -> bool:

@@ -392,6 +392,8 @@ def _check(run: RunData) -> None:
         raise StoreError(f"eval.jsonl: a value is above {MAX_NUMBER:g}")
     if (np.diff(run.evals.step) < 0).any():
         raise StoreError("eval.jsonl: the steps are not in order")
+    if run.spec.run_id != run.run_id:
+        raise StoreError(f"spec.json: is that of another run, {run.spec.run_id}; {REMEDY}")
     if run.status != "done":
         return
     if run.probes is None:

@@ -17,8 +17,9 @@ from harness.results.checkpoints import n_steps
 from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
-    check_regular,
+    check_own_folder,
     open_file,
+    open_to_append,
     read_lines,
     read_optional_record,
     read_record,
@@ -39,6 +40,7 @@ from harness.results.records import (
 if TYPE_CHECKING:
     from harness.results.steps import Steps
 
+TIMING = ".timing"  # folder of the timing runs of a study, which `Store.runs` leaves out
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 2**20
 LAST_LINE_BYTES = 4096  # more than a line of the step file takes
@@ -74,6 +76,22 @@ class RunFiles:
     def imported(self) -> ImportedRun:
         """The values of a run of another trainer, which has no spec."""
         return read_record(self.path / "imported.json", ImportedRun)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the folder has files of an attempt, which a run that is pending has not."""
+        names = ("probes.json", "eval.jsonl", "checkpoint", "steps.rank0.jsonl")
+        return any(os.path.lexists(self.path / name) for name in names)
+
+    def check_folder(self) -> None:
+        """Check that the files of the run are in the folder of its study.
+
+        Raises:
+            StoreError: its folder, or the one of all timing runs, is a link or no folder.
+        """
+        check_own_folder(self.path)
+        if self.path.parent.name == TIMING:
+            check_own_folder(self.path.parent)
 
     @property
     def code_hash(self) -> str | None:
@@ -180,9 +198,7 @@ class RunFiles:
         file system appends atomically.
         """
         path = self.log_path if host is None else self.path / f"log.{host}.txt"
-        if path.exists():
-            check_regular(path)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = open_to_append(path)
         self._check_opened(lambda: os.close(log))
         return log
 

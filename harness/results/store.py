@@ -15,9 +15,11 @@ from harness.results.archive import Archive
 from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
+    own_folder,
     read_lines,
     read_optional_record,
     read_record,
+    remove_temporaries,
     write_json,
 )
 from harness.results.records import LaunchRecord, RunSpec, Submission, TuningRecord
@@ -107,7 +109,9 @@ class Store:
 
     def record_submission(self, study: str, submission: Submission) -> None:
         """Create or replace the record of a submission."""
-        write_json(self.submission_path(study, submission), submission)
+        path = self.submission_path(study, submission)
+        own_folder(path.parent)
+        write_json(path, submission)
 
     def prune_pending(self, study: str, keep: set[str]) -> None:
         """Remove pending runs that the study no longer requests.
@@ -115,19 +119,30 @@ class Store:
         Runs that have started or were submitted stay: an edit changes no job.
         """
         submitted = set()
-        for submission in self.submissions(study):
-            for run_ids in submission.elements:
-                submitted.update(run_ids)
+        try:
+            for submission in self.submissions(study):
+                for run_ids in submission.elements:
+                    submitted.update(run_ids)
+        except StoreError:  # any run may have been submitted
+            return
         kept = keep | submitted
         for run in self.runs(study):
-            if run.run_id in kept or run.outcome.status != "pending":
+            if run.run_id in kept or not _is_unstarted(run):
                 continue
-            claim = run.claim()
-            if claim is None:
-                continue
-            with claim, contextlib.suppress(FileNotFoundError):  # the user removes it as well
-                if run.outcome.status == "pending":
-                    shutil.rmtree(run.path)
+            with contextlib.suppress(StoreError):  # its folder or its claims are damaged
+                claim = run.claim()
+                if claim is None:
+                    continue
+                with claim, contextlib.suppress(FileNotFoundError):  # the user removes it as well
+                    if _is_unstarted(run):
+                        shutil.rmtree(run.path)
+
+    def remove_temporaries(self, study: str) -> None:
+        """Remove the temporary files that crashes have left in the folders of the whole study."""
+        folder = self.root / study
+        for name in ("", "submissions", "archive/files", "archive/code"):
+            if name == "" or not (folder / name).parent.is_symlink():
+                remove_temporaries(folder / name)
 
     def is_imported(self, study: str) -> bool:
         """Return whether the study consists of runs of another trainer."""
@@ -143,3 +158,8 @@ class Store:
             raise UserError(
                 f"{self.root / study}: its runs are imported from another trainer; {action}"
             )
+
+
+def _is_unstarted(run: Run) -> bool:
+    """Return whether a run is pending; one that has results has lost its status."""
+    return run.outcome.status == "pending" and not run.has_results

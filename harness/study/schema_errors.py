@@ -1,5 +1,6 @@
 """Describe the errors of a schema: the key path, the value, and what is allowed."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import get_args
@@ -10,6 +11,7 @@ from pydantic_core import ErrorDetails
 from harness.errors import choices
 
 MAX_SHOWN = 100  # characters of a value in a message
+_BARE_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SHOWN}}}")
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
@@ -24,12 +26,15 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tupl
         if separator in messages.get(key, "") and separator in message:
             message = f"{messages[key]}, or {message.partition(separator)[2]}"
         messages[key] = message
-    return [(key, message) for key, message in messages.items() if not _is_refined(key, messages)]
+    refined = {outer for key in messages for outer in _outer_keys(key)}
+    return [(key, message) for key, message in messages.items() if key not in refined]
 
 
-def _is_refined(key: str, keys: Iterable[str]) -> bool:
-    """Return whether a problem is within the value at `key`: then `key` itself is valid."""
-    return any(other.startswith((f"{key}[", f"{key}.")) for other in keys)
+def _outer_keys(key: str) -> Iterator[str]:
+    """Yield the key paths of the values that hold the one at `key`, which is at fault instead."""
+    for i, character in enumerate(key):
+        if character in "[.":
+            yield key[:i]
 
 
 def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
@@ -81,5 +86,8 @@ def key_path(keys: Iterable[int | str]) -> str:
 
 
 def quoted(key: str) -> str:
-    """Return a key as TOML needs it: one with a dot in quotes."""
-    return f'"{key}"' if "." in key else key
+    """Return a key as TOML needs it: in quotes unless it is bare; shortened, if it is long."""
+    if _BARE_KEY.fullmatch(key):
+        return key
+    text = json.dumps(key, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN else f'{text[: MAX_SHOWN - 4]}..."'

@@ -13,7 +13,7 @@ from harness.errors import choices
 from harness.results.records import DataSettings, ModelSettings, TrainSettings
 from harness.study import expressions
 from harness.study.expressions import Expression, ExpressionError
-from harness.study.schema_errors import describe_errors
+from harness.study.schema_errors import describe_errors, shown
 
 RawTable = dict[str, Any]  # of TOML
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -109,7 +109,7 @@ def section_problems(name: str, table: RawTable, varied: set[str]) -> Iterator[t
                 ignored.add(key)
         except ExpressionError as error:
             ignored.add(key)
-            yield key, f"{value!r}: {error}"
+            yield key, f"{shown(value)}: {error}"
     for key, message in _errors(name, table):
         if _first(key) not in ignored:
             yield key, message
@@ -122,7 +122,7 @@ def value_problems(key: str, value: object) -> Iterator[str]:
         if find_expression(key, value) is not None:
             return
     except ExpressionError as error:
-        yield f"{value!r}: {error}"
+        yield f"{shown(value)}: {error}"
         return
     for path, message in _errors(section, {name: value}):
         if _first(path) == name:
@@ -194,7 +194,9 @@ class _Resolution:
             try:
                 table[key.partition(".")[2]] = self._value(key)
             except ExpressionError as error:
-                problems.append((place_of(self._changes, key), f"{self._stated(key)!r}: {error}"))
+                problems.append(
+                    (place_of(self._changes, key), f"{shown(self._stated(key))}: {error}")
+                )
         invalid = {place for place, _ in problems}
         for path, message in _errors(name, table):
             first = _first(path)
@@ -215,7 +217,7 @@ class _Resolution:
         """Add the expression to the message on its value."""
         stated = self._stated(key)
         is_computed = key in self._values and stated != self._values[key]
-        return f"{stated!r} gives {message}" if is_computed else message
+        return f"{shown(stated)} gives {message}" if is_computed else message
 
     def _value(self, key: str) -> object:
         """Return the value of a key.

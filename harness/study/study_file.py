@@ -32,6 +32,7 @@ from harness.study.settings import SECTIONS, RawTable, find_expression, section_
 MAX_NAME = MAX_STUDY_NAME
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_LOOKS = 100
+MAX_PATHS = 100  # folders of variants
 # The axis and the option by which `match_size` sets the size of an entry.
 MATCHED_AXIS = "mlp"
 MATCHED_OPTION = "width"
@@ -64,7 +65,7 @@ class StudySection(StrictModel):
     name: Annotated[str, Field(pattern=STUDY_NAME, max_length=MAX_NAME)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
     baseline: dict[str, Scalar] = {}
-    variant_paths: list[str] = []
+    variant_paths: Annotated[list[str], Field(max_length=MAX_PATHS)] = []
     match_size: Literal["parameters", "flops"] | None = None
     equivalence_margin: EquivalenceMargin = EquivalenceMargin()
     superiority: Superiority = Superiority()
@@ -323,7 +324,7 @@ def _out_of_range(value: object, keys: tuple[int | str, ...] = ()) -> Iterator[t
     elif isinstance(value, str) and "\0" in value:
         yield key_path(keys), "must not contain a NUL"
     elif isinstance(value, dict | list) and len(keys) > MAX_DEPTH:
-        yield key_path(keys[:3]), f"nested too deeply; allowed: {MAX_DEPTH} tables and lists"
+        yield key_path(keys[:6]), f"nested too deeply; allowed: {MAX_DEPTH} tables and lists"
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _out_of_range(item, (*keys, key))

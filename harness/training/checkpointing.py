@@ -35,14 +35,15 @@ from harness.errors import ClaimLost, StoreError
 from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
-from harness.results.checkpoints import STATE, n_steps, remove
-from harness.results.files import absolute, open_file, read_json, write_json
+from harness.results.checkpoints import STATE, n_steps
+from harness.results.files import absolute, open_file, read_json, remove, write_json
 from harness.results.records import RunSpec
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
 from harness.training.staging import copy_to_host
 from harness.training.state_reader import StatePlanner, StateReader
 from variants.base import ModelShape
+from variants.errors import text_of
 from variants.tensor_parallel import ShardSpec
 
 T = TypeVar("T")
@@ -250,7 +251,7 @@ class Checkpoints:
             result = work()
         except Exception as raised:
             error = raised
-        failure = None if error is None else (type(error).__name__, str(error))
+        failure = None if error is None else (type(error).__name__, text_of(error))
         outcomes = self._thread_context.gather((result, failure))
         if error is not None and not isinstance(error, OSError | SafetensorError):
             raise error

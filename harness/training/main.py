@@ -32,7 +32,7 @@ from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.watch import Watch
-from variants.errors import CODE_ERRORS
+from variants.errors import CODE_ERRORS, text_of
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
@@ -197,7 +197,7 @@ def _record_failure(run: Run, error: BaseException, stop: StopRequest) -> None:
     with contextlib.suppress(ClaimLost):
         while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
             if time.monotonic() >= deadline:
-                message = f"{type(error).__name__}: {error}".splitlines()[0]
+                message = f"{type(error).__name__}: {text_of(error)}".splitlines()[0]
                 message = message.partition(GLOO_ADVICE)[0] + remedy_of(error)
                 if reason == "oom":
                     message = f"{message.partition(CUDA_ADVICE)[0]}; {_explain_memory(run, error)}"

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 from harness import report
+from harness.analysis import dataset
 from harness.cli import first_screen
 
 
 def test_the_answer_is_printed_with_the_command_of_the_report(one_axis, capsys, tmp_path):
     one_axis.write()
-    text = report.first_screen(one_axis.store, "tiny", 80, "ascii")
+    text = report.first_screen(dataset.read(one_axis.store, "tiny"), 80, "ascii")
     assert text.isascii() and "verdict" in text and "gqa2" in text
     assert max(map(len, text.partition("\n\n")[0].splitlines())) <= 80
 

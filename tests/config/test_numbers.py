@@ -16,12 +16,9 @@ import matplotlib.font_manager  # noqa: F401 - its first import on a machine sta
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from study_fields import FIELDS, STUDY, with_companions
 
 from harness.cli.app import build_app, main
-from harness.results.records import TrainSettings
-from harness.study.settings import SECTIONS
-from harness.study.study_file import StudyFile
 from variants import registry
 from variants.base import AXES
 
@@ -34,62 +31,12 @@ WRONG_TYPES = ["true", '"x"', '""', "[]", "{}", "[[]]", "1979-05-27", "{ a = 1 }
 VALUES = st.sampled_from([*NEVER_VALID, *OTHERS, *WRONG_TYPES])
 VALUES |= st.integers(-(2**70), 2**70).map(str)
 
-STUDY = {
-    "study.name": '"s"',
-    "study.seeds": "[0]",
-    "model.n_layer": "2",
-    "model.n_head": "4",
-    "model.n_embd": "32",
-    "model.seq_len": "16",
-    "data.corpus": '"text.txt"',
-    "train.steps": "4",
-    "train.tokens_per_step": "128",
-    "train.device": '"cpu"',
-    "axes.attention": '["mha"]',
-}
-# Sections that are valid only with a value for each of these keys.
-COMPANIONS = {
-    "probes.decode.batch": {"probes.decode.context": "[8]"},
-    "probes.decode.context": {"probes.decode.batch": "[1]"},
-    "probes.lm_eval.limit": {"probes.lm_eval.tasks": '["hellaswag"]'},
-    "probes.lm_eval.num_fewshot": {"probes.lm_eval.tasks": '["hellaswag"]'},
-}
-TUNE = {
-    "tune.axes": '{ "train.lr" = [1e-3, 1e-2] }',
-    "tune.seeds": "[100]",
-    "tune.rungs": "[1, 2]",
-}
-LADDER = {
-    "ladder.axis": '"size"',
-    "axes.attention": '["mha", { variant = "gqa", n_kv_head = 2 }]',
-    "axes.size": '[{ label = "S", "model.n_layer" = 1 }, { label = "M", "model.n_layer" = 2 }, '
-    '{ label = "L", "model.n_layer" = 3 }]',
-    "study.compare": '["attention"]',
-}
-for key in ("ladder.project_to", "ladder.irreducible"):
-    COMPANIONS[key] = LADDER
-for tuned in (*TUNE, "tune.budget", "tune.method"):
-    COMPANIONS[tuned] = {key: text for key, text in TUNE.items() if key != tuned}
-for ramp in ("train.batch_ramp", "init.from_run.train.batch_ramp"):
-    COMPANIONS[f"{ramp}.start_tokens"] = {f"{ramp}.steps": "2"}
-    COMPANIONS[f"{ramp}.steps"] = {f"{ramp}.start_tokens": "32"}
-    COMPANIONS[f"{ramp}.growth"] = {f"{ramp}.start_tokens": "32", f"{ramp}.steps": "2"}
 REQUIRED = {"gqa": {"n_kv_head": "2"}, "sliding_window": {"window": "4"}}
 
 
 def numeric(annotation) -> bool:
     """Return whether a value of this type may be, or hold, a number."""
     return annotation in (int, float) or any(map(numeric, get_args(annotation)))
-
-
-def fields(model, prefix=""):
-    """Yield the key path of each field of a record, and of the fields of records within it."""
-    for name, field in model.model_fields.items():
-        types = [field.annotation, *get_args(field.annotation)]
-        records = [t for t in types if isinstance(t, type) and issubclass(t, BaseModel)]
-        yield prefix + name
-        if records:
-            yield from fields(records[0], f"{prefix}{name}.")
 
 
 def numeric_options():
@@ -112,19 +59,6 @@ def numeric_flags():
                 yield command.name, "--" + parameter.replace("_", "-")
 
 
-SOURCE_FIELDS = [f"init.from_run.train.{name}" for name in fields(TrainSettings)]
-SECTION_FIELDS = [
-    f"{section}.{name}" for section, model in SECTIONS.items() for name in fields(model)
-]
-COMPANIONS |= {f"tune.axes.{key}": {"tune.seeds": "[100]"} for key in SECTION_FIELDS}
-FIELDS = [
-    *fields(StudyFile),
-    *SECTION_FIELDS,
-    *(f"axes.{axis}" for axis in AXES),
-    *(f"axes.{key}" for key in SECTION_FIELDS),
-    *(f"tune.axes.{key}" for key in SECTION_FIELDS if key.count(".") == 1),
-    *SOURCE_FIELDS,
-]
 OPTIONS = list(numeric_options())
 FLAGS = [*numeric_flags(), ("list", "--seeds")]
 
@@ -174,12 +108,6 @@ def write(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ABLATIONS_CACHE", str(folder / "cache"))
         yield write_study
-
-
-def with_companions(key):
-    """Return the keys of a study that is valid without `key`, with those that `key` needs."""
-    keys = STUDY | COMPANIONS.get(key, {})
-    return {other: text for other, text in keys.items() if not other.startswith(f"{key}.")}
 
 
 def test_the_fields_are_found():

@@ -80,6 +80,7 @@ NOBODY = (
     "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search "
     "--bounding-set=-all,+dac_read_search"
 )
+LONE_USER = NOBODY.replace("65534", "65533")  # other tests run no processes of this one
 MOUNT = "unshare --mount bash -c"
 NET = "unshare --net bash -c 'ip link set lo up"
 ASCII = "env LC_ALL=C LANG=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
@@ -130,6 +131,16 @@ ENVIRONMENTS = {
         needs=f"{MOUNT} 'mount -t tmpfs none /tmp'",
     ),
     "files of 1 KiB": Environment('ulimit -f 1; "$@"', all_writers_end(2, "File too large")),
+    "no shared memory": Environment(
+        f"{MOUNT} 'mount --bind /var/empty /dev/shm && mount -o remount,ro,bind /dev/shm && "
+        '"$@"\' - "$@"',
+        needs=f"mkdir -p /var/empty && {MOUNT} 'mount --bind /var/empty /dev/shm'",
+    ),
+    "too few processes": Environment(
+        f'chmod -R a+rwX .; {LONE_USER} bash -c \'ulimit -u 6; "$@"\' - "$@"',
+        {"run": (2, "`ulimit -u`")},
+        needs=f"{LONE_USER} true",
+    ),
     "no loopback": Environment(
         'unshare --net "$@"', {"run": (2, "`ip link set lo up`")}, needs="unshare --net true"
     ),

@@ -15,6 +15,7 @@ from harness.distributed import torch_internals
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
+from harness.probes import peak_flops as peak_flops_probe
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.allocator import AllocatorPeaks
 from harness.probes.first_step import FirstStep
@@ -312,6 +313,20 @@ def test_peak_of_a_cpu_is_measured(monkeypatch):
     peak = peak_flops(DistributedContext(0, 2, CPU), "fp32")
     assert 1e8 < peak.value < 1e14
     assert "measured" in peak.source
+
+
+@pytest.mark.parametrize(
+    ("product_s", "n_products"),
+    [(1e-4, peak_flops_probe.REPEATS), (0.3, 2), (60.0, 1)],
+)
+def test_slow_products_are_not_repeated(monkeypatch, product_s, n_products):
+    """In bf16, a CPU without it would compute for seconds after each run."""
+    times = [product_s * n for product in range(n_products) for n in (product, product + 1)]
+    clock = iter(times)
+    monkeypatch.setattr(peak_flops_probe.time, "perf_counter", clock.__next__)
+    flops = peak_flops_probe.measure_cpu_flops("fp32")
+    assert flops == pytest.approx(2 * peak_flops_probe.SIZE**3 / product_s)
+    assert not list(clock), "as many products as expected"
 
 
 # -- time ------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A process that was taken for dead and wakes up would mix its files with its successor's."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from synthetic_results import SyntheticStudy
 
 from harness.errors import ClaimLost
 from harness.results import claims, files, owner
+from harness.results import run as run_module
 from harness.results.records import (
     Environment,
     EvalRecord,
@@ -164,7 +164,7 @@ def test_a_write_that_pauses_at_its_end_changes_nothing(run, monkeypatch, name, 
 
 
 READ_FIRST = [("steps", files, "read_file"), ("evaluations", files, "read_file")]
-READ_FIRST += [("mark_running", os, "unlink"), ("mark_running", shutil, "copyfile")]
+READ_FIRST += [("mark_running", os, "unlink"), ("mark_running", run_module, "open_file")]
 
 
 @pytest.mark.parametrize(("name", "module", "function"), READ_FIRST)

@@ -14,6 +14,7 @@ from harness.results.files import (
     read_json,
     read_lines,
     read_record,
+    remove_temporaries,
     write_bytes,
     write_json,
     write_text,
@@ -177,3 +178,30 @@ def test_a_full_disk_is_not_an_error_of_the_run(error, expected):
     wrapped = RuntimeError("a state cannot be written")
     wrapped.__cause__ = error
     assert is_disk_full(wrapped) is expected
+
+
+LEFT = ".x.json.0123456789abcdef.tmp"
+
+
+def test_only_temporary_files_that_a_crash_left_are_removed(tmp_path):
+    kept = ("x.json", ".x.json.tmp", "..tmp", ".y.json.0123456789abcdef.tmp")
+    for name in (*kept, LEFT):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".z.0123456789abcdef.tmp").symlink_to("x.json")
+    os.utime(tmp_path / kept[-1])  # its writer lives
+    remove_temporaries(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, ".z.0123456789abcdef.tmp"}
+    remove_temporaries(tmp_path / "missing")
+
+
+def test_a_writer_whose_temporary_file_was_removed_writes_it_again(tmp_path, monkeypatch):
+    def remove_all(fd):
+        monkeypatch.undo()
+        for path in tmp_path.glob(".*.tmp"):
+            path.unlink()
+
+    monkeypatch.setattr("os.fsync", remove_all)
+    write_bytes(tmp_path / "x.json", b"content")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"content"]

@@ -2,14 +2,12 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from forked_ranks import run_script
 from optimizers import make_optimizer
 from saved_state import save_state
 from tiny_run import join_alone
@@ -23,7 +21,6 @@ from harness.training.checkpointing import load_state
 from variants import registry
 from variants.base import ModelShape
 
-TESTS = Path(__file__).parents[1]
 SHAPE = ModelShape(
     n_layer=2,
     n_head=4,
@@ -110,25 +107,16 @@ def pass_on(root, ranks, optimizer_name, name):
     ranks.barrier()
 
 
-def run_relay(root, n, names):
-    """Run `relay` on n processes."""
-    script = root / "script.py"
-    script.write_text(
-        f"from pathlib import Path\nfrom {Path(__file__).stem} import relay\n"
-        f"relay(Path({str(root)!r}), {names})\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    folders = [TESTS.parent, TESTS, Path(__file__).parent]
-    paths = os.pathsep.join(map(str, folders))
-    process = subprocess.run(
-        [*command, f"--nproc-per-node={n}", str(script)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-6000:]
+SCRIPT = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from forked_ranks import fork_ranks
+from test_state_relay import relay
+
+for world_size, names in json.loads(sys.argv[2]):
+    fork_ranks(world_size, partial(relay, Path(sys.argv[1]), names))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +144,8 @@ def relayed(tmp_path_factory):
         losses = train_steps(model, optimizer, parallelism, 3)
         relays[name] = (root / name, hashes, losses)
     dist.destroy_process_group()
-    for n in (2, 4):
-        run_relay(root, n, [name for name, fewest in PARALLELISMS.items() if fewest == n])
+    names = [(n, [name for name, fewest in PARALLELISMS.items() if fewest == n]) for n in (2, 4)]
+    run_script(SCRIPT, root, root, json.dumps(names), paths=(Path(__file__).parent,))
     return relays
 
 

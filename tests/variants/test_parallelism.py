@@ -1,11 +1,12 @@
-"""Every parallelism trains the same model on several processes as on one."""
+"""Every parallelism trains the same model on several processes as on one.
+
+A model combines several of the parts that are tried; `FUZZ=1` trains each part alone as well, and
+each setting alone on more parallelisms.
+"""
 
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import equal_steps
 import numpy as np
 import pytest
 import torch
+from forked_ranks import run_script
+from hostile import FUZZ
 from torch import nn
 
 from harness.model.builder import ModelBuilder
@@ -33,23 +36,25 @@ from variants.parallelism._vocabulary import rank_tokens
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).parents[2]
 SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
 )  # ranks have unequal shares of 17 rows
 
-# All ranks of all runs are forked from one process, so that torch is imported once. A fault may
-# leave a process group in any state: its runs are the last, and ranks end without clean-up.
+# A fault may leave a process group in any state: its runs are the last.
 SCRIPT = """
 import equal_steps
-import json, os, signal, socket, sys, threading, traceback
+import json, sys
+import torch
+from functools import partial
 from pathlib import Path
+from forked_ranks import fork_ranks
 from pytest import MonkeyPatch
 from harness.results.run import Run
 from harness.training import loop
 from harness.model.initialization import check_same_parameters
 from harness.probes import peak_flops as peak, post_training
 from harness.distributed.process_group import join
+from torch._dynamo.utils import counters
 
 loop.COMPILER = "aot_eager"  # traces the forward and the backward pass, generates no code
 peak.SIZE = 8  # of the matrix product that is timed: of no account here
@@ -84,36 +89,16 @@ def train_all(folders, faults):
                 (folder / "outcome.json").write_text(json.dumps(outcome))
 
 
-def fork_ranks(world_size, folders, faults):
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port = listener.getsockname()[1]
-    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
-    for rank in range(world_size):
-        if os.fork() == 0:
-            os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank))
-            try:
-                train_all(folders, faults)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-    for _ in range(world_size):
-        if os.wait()[1] != 0:
-            os.killpg(0, signal.SIGKILL)
-
-
-def end_with_pytest():
-    os.read(0, 1)  # until pytest closes the pipe, or ends
-    os.killpg(0, signal.SIGKILL)
-
-
-threading.Thread(target=end_with_pytest, daemon=True).start()
+# Imports of the compiler that each rank would repeat.
+torch.compile(torch.nn.Linear(1, 1), backend=loop.COMPILER)(torch.ones(1)).sum().backward()
+torch.compiler.reset()
+counters.clear()
 for world_size, folders, faults in json.loads(Path(sys.argv[1]).read_text()):
-    fork_ranks(world_size, folders, faults)
+    fork_ranks(world_size, partial(train_all, folders, faults))
 """
 
 NAMES = sorted(registry.files("parallelism"))
+N_STEPS = 16  # of GPT-2
 VARIED = {  # options other than the defaults, on the fewest processes that the variant accepts
     "ddp-small_buckets": ("ddp", {"bucket_mb": 1}),
     "fsdp-small_units": ("fsdp", {"wrap": {"min_params": 300}}),
@@ -152,7 +137,12 @@ def attention(name):
     return name, {field.name: OPTIONS[field.name] for field in fields if field.name in OPTIONS}
 
 
-PARTS = {  # what is trained besides GPT-2, by the name of its run
+EVEN_SWIGLU = ("swiglu", {"width": 40})
+WINDOWED_HEADS = (
+    "sliding_window",
+    {"window": 2, "head_dilation": [1, 2, 1, 3], "global_tokens": 1},
+)
+PARTS = {  # what every parallelism trains besides GPT-2, or refuses
     **{
         name: {"positional": "rope", "attention": attention(name)}
         for name in registry.files("attention")
@@ -163,30 +153,71 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
     },
     "t5-qk_norm": {"positional": "t5", "attention": ("mha", {"qk_norm": True})},
     "alibi-gqa": {"positional": "alibi", "attention": attention("gqa")},
-    "alibi-heads": {
-        "positional": "alibi",
-        "attention": (
-            "sliding_window",
-            {"window": 2, "head_dilation": [1, 2, 1, 3], "global_tokens": 1},
-        ),
-    },
+    "alibi-heads": {"positional": "alibi", "attention": WINDOWED_HEADS},
     "t5-differential": {"positional": "t5", "attention": ("differential", {"qk_norm": True})},
-    "swiglu-even": GPT2 | {"mlp": ("swiglu", {"width": 40})},
+    "swiglu-even": GPT2 | {"mlp": EVEN_SWIGLU},
     "mla-q_rank": {"positional": "rope", "attention": ("mla", {"q_rank": 6})},
     "documents": {"positional": "alibi", "attention": attention("gqa")},
 }
+SGD = ("sgd", {"nesterov": True})
+LION = ("lion", {"lr": 1e-3})
+ADAFACTOR = ("adafactor", {"lr": 0.2})
+MUON = ("muon", {"lr": 0.02})
 OPTIMIZERS = {  # each but the default
-    "sgd": GPT2 | {"optimizer": ("sgd", {"nesterov": True})},
-    "lion": GPT2 | {"optimizer": ("lion", {"lr": 1e-3})},
-    "adafactor": GPT2 | {"attention": attention("gqa"), "optimizer": ("adafactor", {"lr": 0.2})},
-    "muon": GPT2
-    | {
-        "attention": attention("gqa"),
-        "mlp": ("swiglu", {"width": 40}),
-        "optimizer": ("muon", {"lr": 0.02}),
-    },
+    "sgd": GPT2 | {"optimizer": SGD},
+    "lion": GPT2 | {"optimizer": LION},
+    "adafactor": GPT2 | {"attention": attention("gqa"), "optimizer": ADAFACTOR},
+    "muon": GPT2 | {"attention": attention("gqa"), "mlp": EVEN_SWIGLU, "optimizer": MUON},
 }
 PARTS |= OPTIMIZERS
+# Each part is in a model whose parts tensor parallelism takes, unless it refuses the part itself.
+MODELS = {
+    "layernorm-gelu": GPT2 | {"norm": "layernorm", "mlp": "gelu"},
+    "gqa-sgd": {
+        "positional": "rope",
+        "attention": attention("gqa"),
+        "norm": "rmsnorm",
+        "mlp": "relu2",
+        "optimizer": SGD,
+    },
+    "differential-lion": {
+        "positional": "rope",
+        "attention": "differential",
+        "norm": "rmsnorm",
+        "mlp": "gelu",
+        "optimizer": LION,
+    },
+    "t5-qk_norm": {
+        "positional": "t5",
+        "attention": ("mha", {"qk_norm": True}),
+        "norm": "layernorm",
+        "mlp": "relu2",
+    },
+    "documents": {
+        "positional": "alibi",
+        "attention": attention("gqa"),
+        "optimizer": ADAFACTOR,
+    },
+    "alibi-heads": {"positional": "alibi", "attention": WINDOWED_HEADS, "mlp": EVEN_SWIGLU},
+    "muon": {
+        "positional": "rope",
+        "attention": attention("gqa"),
+        "mlp": EVEN_SWIGLU,
+        "optimizer": MUON,
+    },
+    "mla-q_rank": {
+        "positional": "rope",
+        "attention": ("mla", {"q_rank": 6}),
+        "norm": "rmsnorm",
+        "mlp": EVEN_SWIGLU,
+    },
+    "mla": {"positional": "rope", "attention": "mla", "norm": "rmsnorm", "mlp": "swiglu"},
+    "sliding_window": {"positional": "rope", "attention": attention("sliding_window")},
+    "t5-differential": {"positional": "t5", "attention": ("differential", {"qk_norm": True})},
+    "mqa": {"positional": "rope", "attention": "mqa", "norm": "layernorm", "mlp": "swiglu"},
+}
+if FUZZ:
+    MODELS |= {of: parts for of, parts in PARTS.items() if of not in MODELS}
 SEPARATOR = {"documents": [16]}  # of the models with masked documents
 
 
@@ -201,7 +232,8 @@ SETTINGS = {
     "ramp": {"batch_ramp": {"start_tokens": 32, "steps": 1}},
 }
 SETTINGS["all"] = {key: value for settings in SETTINGS.values() for key, value in settings.items()}
-ONE_BY_ONE = ("ddp", "fsdp", "tp")  # all others train with all of them together
+ONE_BY_ONE = ("ddp", "fsdp", "tp") if FUZZ else ("tp",)  # others: all of them together
+AVERAGED = ("ddp", "fsdp", "tp")
 GPT2_VOCABULARY = {"vocab_size": 50_257, "n_embd": 32}  # an embedding of 1.6 million parameters
 WITH_GPT2_VOCABULARY = ("ddp", "zero1", "fsdp", "tp")
 WITH_BF16 = {  # and what rounds the same: tensor parallelism rounds the sums of some heads only
@@ -217,7 +249,10 @@ def settings_of(label):
     """Return the settings with which a parallelism trains, by the names of its runs."""
     if label in ("single", *ONE_BY_ONE):
         return SETTINGS
-    return {"all": SETTINGS["all"]} if label in NAMES else {}
+    names = ["all"] if label in NAMES else []
+    if label in AVERAGED:
+        names.append("average")
+    return {name: SETTINGS[name] for name in names}
 
 
 def chosen(parts):
@@ -235,8 +270,15 @@ def why_unsupported(how, parts):
     return cls(cls.Options(**options)).why_unsupported(ModelBuilder(SHAPE, axes, []).model)
 
 
-def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, separator=None, **train):
-    """Write a spec with steps of 8 sequences in micro-batches of 2 and clipped gradients."""
+def models_of(label, how):
+    """Return the models besides GPT-2 that a parallelism trains."""
+    if label not in NAMES:
+        return {}
+    return {of: parts for of, parts in MODELS.items() if not why_unsupported(how, parts)}
+
+
+def plan(folder, label, how, parts=GPT2, steps=N_STEPS, dropout=0.0, separator=None, **train):
+    """Write a spec with steps of 8 sequences, in micro-batches of 2, and clipped gradients."""
     shape = dataclasses.asdict(SHAPE) | {"dropout": dropout}
     shape |= {name: train.pop(name) for name in MODEL_SETTINGS if name in train}
     vocab_size = shape["vocab_size"]
@@ -276,7 +318,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, separator=None, 
                 "lr": 1e-2,
                 "grad_clip": 0.5,
                 "device": "cpu",
-                "eval_every": 25,
+                "eval_every": N_STEPS // 2,
                 **train,
             }
         ),
@@ -299,37 +341,30 @@ def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, separator=None, 
 
 def train_in_processes(folder, jobs):
     """Train the runs of each job, (world size, runs, code of faults by run folder)."""
-    (folder / "script.py").write_text(SCRIPT)
     jobs = [
         (world_size, [str(run.path) for run in runs], faults) for world_size, runs, faults in jobs
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    process = subprocess.Popen(
-        [sys.executable, str(folder / "script.py"), str(folder / "jobs.json")],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    errors = process.stderr.read()
-    process.communicate()
-    assert process.returncode == 0, errors[-3000:]
+    run_script(SCRIPT, folder, folder / "jobs.json", paths=(Path(__file__).parent,))
 
 
 def planned(folder, hows):
-    """Plan 50 steps of GPT-2 and two steps of all other models."""
+    """Plan `N_STEPS` steps of GPT-2 and two steps of all other models."""
     runs = {}
     for label, how in hows.items():
         runs[label] = plan(folder, label, how)
         if label == "single":
             runs[label, "uncompiled"] = plan(folder, "single-uncompiled", how, steps=3)
-        for of, parts in PARTS.items():
-            if label in NAMES and not why_unsupported(how, parts):
-                separator = SEPARATOR.get(of)
-                runs[label, of] = plan(
-                    folder, f"{label}-{of}", how, parts, steps=2, separator=separator
-                )
+        for of, parts in models_of(label, how).items():
+            runs[label, of] = plan(
+                folder,
+                f"{label}-{of}",
+                how,
+                parts,
+                steps=2,
+                separator=SEPARATOR.get(of),
+                micro_batch_size=4,
+            )
         if label in ("single", *NAMES):
             memory = {"recompute": "block", "loss_chunk": 3}
             runs[label, "compiled"] = plan(
@@ -339,7 +374,7 @@ def planned(folder, hows):
             name = f"{label}-gpt2_vocabulary"
             runs[label, "gpt2"] = plan(folder, name, how, steps=2, **GPT2_VOCABULARY)
         if label in {*WITH_BF16, *WITH_BF16.values()}:
-            runs[label, "bf16"] = plan(folder, f"{label}-in_bf16", how, steps=5, precision="bf16")
+            runs[label, "bf16"] = plan(folder, f"{label}-in_bf16", how, steps=2, precision="bf16")
         for name, settings in settings_of(label).items():
             runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
@@ -366,7 +401,7 @@ def all_runs(tmp_path_factory):
             for again in ("", "-again") if label in NAMES else ():
                 name = f"{label}-dropout{again}"
                 recompute = "block" if again else "none"  # which must draw the same numbers
-                dropouts[name] = plan(folder, name, how, steps=4, dropout=0.3, recompute=recompute)
+                dropouts[name] = plan(folder, name, how, steps=2, dropout=0.3, recompute=recompute)
         codes |= {run.path.name: NAN_ON_LAST_RANK for run in nans.values()}
         faulty |= nans | dropouts
         runs = {2: on_two, 4: on_four}[nproc]
@@ -410,7 +445,7 @@ def same_training(one, two, rel=1e-5):
 def test_parallel_training_equals_single_process(runs, label):
     """A speedup of a model that has silently become another one is worthless."""
     same_training(runs["single"], runs[label])
-    assert len(runs[label].steps()) == 50
+    assert len(runs[label].steps()) == N_STEPS
     assert runs[label].steps().grad_norm.min() > 0.5, (
         "clipped, or the test says nothing of clipping"
     )
@@ -443,16 +478,11 @@ def test_bf16_rounds_what_a_single_process_rounds(runs, label):
     assert (predicted is None) == (label == "fsdp_tp")
 
 
-FITTING = [
-    (label, of)
-    for label in EXACT
-    if label in NAMES
-    for of, parts in PARTS.items()
-    if not why_unsupported(ALL[label], parts)
-]
+MODELS_OF = {label: models_of(label, ALL[label]) for label in EXACT}
+TRAINED = [(label, of) for label, models in MODELS_OF.items() for of in models]
 
 
-@pytest.mark.parametrize(("label", "of"), FITTING)
+@pytest.mark.parametrize(("label", "of"), TRAINED)
 def test_parallel_training_of_every_part_equals_single(runs, label, of):
     """A parallelism does not know the model's parts; parts of other shapes are sharded too."""
     same_training(runs["single", of], runs[label, of])
@@ -554,7 +584,7 @@ def test_settings_are_different_models(runs):
     assert chunks.loss.tolist() == pytest.approx(runs["single", "average"].steps().loss.tolist())
 
 
-@pytest.mark.parametrize("label", ONE_BY_ONE)
+@pytest.mark.parametrize("label", AVERAGED)
 def test_an_average_is_sharded_as_the_parameters(runs, label):
     """A whole average on each rank would take the memory that sharding saves."""
     plain = runs[label, "layernorm-gelu"].probes
@@ -570,10 +600,22 @@ def test_every_optimizer_is_trained():
     assert {"adamw", *OPTIMIZERS} == set(registry.files("optimizer"))
 
 
-def test_parts_are_different_models(runs):
-    """Otherwise the previous test would check a single model."""
-    losses = {tuple(runs["single", of].steps().loss) for of in PARTS}
-    assert len(losses) == len(PARTS)
+@pytest.mark.parametrize("label", [label for label in EXACT if label in NAMES])
+def test_every_parallelism_trains_every_part_it_takes(label):
+    """A part that only other models have is not tried."""
+    models = [chosen(parts) for parts in MODELS_OF[label].values()]
+    common = chosen(GPT2)
+    for of, parts in PARTS.items():
+        if why_unsupported(ALL[label], parts):
+            continue
+        needed = {axis: use for axis, use in chosen(parts).items() if use != common.get(axis)}
+        assert any(needed.items() <= model.items() for model in models), of
+
+
+def test_models_are_different(runs):
+    """Otherwise the previous tests would check a single model."""
+    losses = {tuple(runs["single", of].steps().loss) for of in MODELS}
+    assert len(losses) == len(MODELS)
 
 
 def test_counted_flops_equal_the_executed(runs):
@@ -583,7 +625,10 @@ def test_counted_flops_equal_the_executed(runs):
         assert runs[label].probes.flops_per_token_counted == one, label
 
 
-@pytest.mark.parametrize(("label", "of"), [pair for pair in FITTING if pair[1] in OPTIMIZERS])
+WITH_OPTIMIZER = [pair for pair in TRAINED if "optimizer" in MODELS[pair[1]]]
+
+
+@pytest.mark.parametrize(("label", "of"), WITH_OPTIMIZER)
 def test_predictions_hold_for_every_optimizer(runs, label, of):
     """Users choose an optimizer, and how to shard it, by its memory and traffic."""
     probes = runs[label, of].probes
@@ -701,7 +746,7 @@ FAULTS = {
 }
 
 
-FAULTY_PARTS = PARTS["t5-differential"]
+FAULTY_PARTS = MODELS["t5-differential"]
 
 
 @pytest.fixture(scope="module")

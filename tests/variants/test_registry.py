@@ -61,8 +61,8 @@ def test_private_files_are_not_variants(tmp_path):
     assert "_helpers" not in registry.files("attention", [tmp_path])
 
 
-def test_unknown_name_is_a_key_error():
-    with pytest.raises(KeyError):
+def test_unknown_name_is_named_with_its_folders():
+    with pytest.raises(VariantError, match=r"attention variant no_such_attention: .*/attention"):
         registry.load("attention", "no_such_attention")
 
 

@@ -96,7 +96,14 @@ class _Element:
         for run_id in run_ids:
             if self._stop.requested is not None:
                 return
-            claim = self._store.run(self._study, run_id).claim()
+            run = self._store.run(self._study, run_id)
+            try:
+                claim = run.claim()
+            except StoreError as error:
+                self._log.skip_run(run, str(error))
+                self._left.remove(run_id)
+                self._has_failed = True
+                continue
             if claim is None:
                 held.append(run_id)
             else:

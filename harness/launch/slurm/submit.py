@@ -214,12 +214,15 @@ def _prepare(store: Store, spec: RunSpec, log: Log) -> None:
     run = store.run(spec.study, spec.run_id)
     if run.exists and _is_prepared(run, spec):
         return
-    claim = run.claim()
-    if claim is None:
-        log(f"{spec.run_id}: another process holds it; its element waits for that")
-        return
-    with claim:
-        prepare(claim.run, spec, log)
+    try:
+        claim = run.claim()
+        if claim is None:
+            log(f"{spec.run_id}: another process holds it; its element waits for that")
+            return
+        with claim:
+            prepare(claim.run, spec, log)
+    except StoreError as error:
+        log(f"{spec.run_id}: its files were removed or damaged ({error})")
 
 
 def _is_prepared(run: Run, spec: RunSpec) -> bool:

@@ -3,8 +3,10 @@
 import math
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import resources
 
+from jinja2 import Template
 from markupsafe import Markup, escape
 
 from harness.printable import printable
@@ -57,16 +59,7 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     scripts = [_asset("templates", name) for name, is_used in used.items() if is_used]
     library = _asset("vendor", BUNDLE) if draws else None  # a script adds it when it is needed
     policy = content_security_policy(filter(None, [page_script, *scripts, library]))
-    environment = new_environment()
-    environment.filters["inline"] = _inline_html
-    environment.filters["css_string"] = _css_string
-    environment.filters["table_data"] = _table_data
-    environment.filters["whole"] = _whole
-    environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["forest"] = forest.view
-    environment.filters["minus"] = forest.minus
-    environment.filters["sentence"] = lambda words: words[:1].upper() + words[1:]
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         document=document,
         data={"curves": curves, "charts": charts} if draws else None,
         styles=_styles(),
@@ -76,6 +69,21 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         plotly=library,
         refresh_s=refresh_s,
     )
+
+
+@cache
+def _template() -> Template:
+    """Return the template of the page, compiled once."""
+    environment = new_environment()
+    environment.filters["inline"] = _inline_html
+    environment.filters["css_string"] = _css_string
+    environment.filters["table_data"] = _table_data
+    environment.filters["whole"] = _whole
+    environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["forest"] = forest.view
+    environment.filters["minus"] = forest.minus
+    environment.filters["sentence"] = lambda words: words[:1].upper() + words[1:]
+    return environment.get_template("page.html.j2")
 
 
 def _blocks(document: Document) -> Iterator[Block]:
