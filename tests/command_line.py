@@ -208,6 +208,13 @@ def restored_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def command_process(pid: int) -> psutil.Process:
+    """Return the process that runs a command: the started one, or its child with the variants."""
+    started = psutil.Process(pid)
+    words = started.cmdline()
+    return next((child for child in started.children() if child.cmdline() == words), started)
+
+
 def all_end(processes) -> bool:
     """Wait until all of the processes have ended; return False if one does not."""
     deadline = time.monotonic() + LEAK_LIMIT_S

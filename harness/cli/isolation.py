@@ -6,6 +6,7 @@ loaded, so that this costs milliseconds; commands without variants of the user h
 """
 
 import contextlib
+import math
 import mmap
 import os
 import select
@@ -32,6 +33,7 @@ FORWARDED = (
 )
 FROM_KERNEL = 0x80  # si_code of a signal that a terminal sends to all processes of its group
 POLL_S = 0.2
+GROUP_S = 0.5  # between the signals of one that all processes of a group get
 END_S = 10.0  # for the child to end, after its command has
 NOTICE_S = 120.0  # of one activity of a variant, before it is shown
 LIMIT_S = 3600.0  # of one activity of a variant
@@ -114,6 +116,7 @@ def isolate() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    signals, signals_writer = os.pipe()
     note = _Note()
     end_with_parent = parent_death_signal(signal.SIGKILL)
     watched = {*FORWARDED, signal.SIGCHLD}
@@ -122,8 +125,12 @@ def isolate() -> None:
     pid = os.fork()
     if pid:
         os.close(writer)
-        raise SystemExit(_Watch(pid, reader, note).wait(watched))
+        os.close(signals_writer)
+        raise SystemExit(_Watch(pid, reader, signals, note).wait(watched))
     os.close(reader)
+    os.close(signals)
+    os.set_blocking(signals_writer, False)
+    signal.set_wakeup_fd(signals_writer, warn_on_full_buffer=False)
     end_with_parent()
     if os.getppid() != parent:
         os._exit(ExitCode.INTERRUPTED)
@@ -166,10 +173,12 @@ def run_to_end(command: Callable[[], None]) -> None:
 class _Watch:
     """The process that waits for the child."""
 
-    def __init__(self, pid: int, reader: int, note: _Note) -> None:
+    def __init__(self, pid: int, reader: int, signals: int, note: _Note) -> None:
         self._pid = pid
         self._reader = reader
+        self._signals = signals
         self._note = note
+        self._interrupted_at = -math.inf
         self._answer: int | None = None
         self._status: int | None = None
 
@@ -181,6 +190,7 @@ class _Watch:
         kill_at: float | None = None
         while not self._has_ended():
             received = signal.sigtimedwait(watched, POLL_S)
+            self._read_signals(0.0)
             self._forward(received)
             now = time.monotonic()
             present = self._note.read()
@@ -217,9 +227,30 @@ class _Watch:
     def _forward(self, received: "signal.struct_siginfo | None") -> None:
         if received is None or received.si_signo == signal.SIGCHLD:
             return
-        if received.si_code != FROM_KERNEL:  # else the child has it as well
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, received.si_signo)
+        if received.si_code == FROM_KERNEL:  # then the child has it as well
+            return
+        if received.si_signo == signal.SIGINT and self._is_of_group():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, received.si_signo)
+
+    def _is_of_group(self) -> bool:
+        """Return whether the child has got Ctrl-C as well: a second one would kill the ranks."""
+        deadline = time.monotonic() + GROUP_S
+        while time.monotonic() - self._interrupted_at > GROUP_S:
+            if not self._read_signals(deadline - time.monotonic()):
+                return False
+        self._interrupted_at = -math.inf
+        return True
+
+    def _read_signals(self, timeout_s: float) -> bool:
+        """Note when the child got Ctrl-C; return whether it got a signal in this time."""
+        if not select.select([self._signals], [], [], max(timeout_s, 0.0))[0]:
+            return False
+        numbers = os.read(self._signals, NOTE_BYTES)
+        if signal.SIGINT in numbers:
+            self._interrupted_at = time.monotonic()
+        return bool(numbers)  # none if the child has ended
 
     def _read_answer(self) -> None:
         if self._answer is None and select.select([self._reader], [], [], 0)[0]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from command_line import all_end
+from command_line import all_end, command_process
 
 from harness.results.run import Run
 from harness.results.store import Store
@@ -185,7 +185,8 @@ class KilledStudy:
         if self._random.random() < RANK_FRACTION:
             return Victim("rank", self._random.choice(ranks), signal.SIGKILL)
         number = self._random.choice(HARNESS_SIGNALS)
-        return Victim("harness", self.processes[harness.pid], number)
+        process = self._random.choice([self.processes[harness.pid], self._command])
+        return Victim("harness", process, number)
 
     def _in_checkpoint(self, results: str) -> bool:
         return any((self.folder / results).glob("chaos/*/checkpoint/.step-*.tmp"))
@@ -194,7 +195,9 @@ class KilledStudy:
         """Return the ranks: the children of the fork server, which the harness started."""
         ranks = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(harness.pid).children():
+            self._command = command_process(harness.pid)
+            self.processes[self._command.pid] = self._command
+            for child in self._command.children():
                 self.processes[child.pid] = child
                 ranks += child.children()
         self.processes |= {rank.pid: rank for rank in ranks}

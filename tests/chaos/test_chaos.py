@@ -4,9 +4,8 @@ import os
 import random
 import signal
 
-import psutil
 import pytest
-from command_line import Harness, all_end
+from command_line import Harness, all_end, command_process
 from kill_runs import KilledStudy
 
 from harness.report import write
@@ -51,8 +50,8 @@ def test_a_process_that_is_gone_is_named_and_its_run_resumes(
     try:
         process = harness.start("run", study, settings=settings)
         run = harness.wait_for_steps(process, 2)
-        servers = [child for child in psutil.Process(process.pid).children() if child.children()]
-        (server,) = servers
+        children = command_process(process.pid).children()
+        (server,) = (child for child in children if child.children())
         ranks = sorted(server.children(), key=lambda rank: rank.pid)  # by the order of their start
         {"server": server, "rank": ranks[1]}[name].send_signal(number)
         _, err = process.communicate(timeout=200)

@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from command_line import all_end
+from command_line import all_end, command_process
 
 pytestmark = pytest.mark.distributed
 
@@ -21,9 +21,11 @@ def slow_variant(harness, seconds=0.3):
     return fast
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
-    """Ctrl-C reaches the ranks twice: from the terminal and from the launcher.
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGINT, False)]
+)
+def test_a_stopped_run_resumes_from_its_last_step(new_harness, number, to_all):
+    """Ctrl-C reaches all processes, the ranks twice: from the terminal and from the launcher.
 
     No checkpoint was due yet.
     """
@@ -32,7 +34,7 @@ def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
     process = new_harness.start("run", study, settings=["train.eval_every=100"])
     run = new_harness.wait_for_steps(process)
     children = psutil.Process(process.pid).children(recursive=True)
-    for receiver in [process, *children] if number == signal.SIGINT else [process]:
+    for receiver in [process, *children] if to_all else [process]:
         receiver.send_signal(number)
     process.communicate()
     assert process.returncode == 130 and all_end(children)
@@ -68,7 +70,8 @@ def test_a_killed_rank_is_reported_as_killed(new_harness):
     fast = slow_variant(new_harness)
     process = new_harness.start("run", study, settings=AT_EVERY_STEP)
     run = new_harness.wait_for_steps(process, 2)
-    ranks = [rank for child in psutil.Process(process.pid).children() for rank in child.children()]
+    servers = command_process(process.pid).children()
+    ranks = [rank for server in servers for rank in server.children()]
     assert len(ranks) == 2
     ranks[1].kill()
     process.communicate()
@@ -161,7 +164,7 @@ def test_a_run_of_a_killed_harness_is_taken_over(new_harness):
     second = new_harness.start("run", study, settings=AT_EVERY_STEP)
     assert second.stderr is not None
     assert any("which another process runs" in line for line in second.stderr)  # it waits by now
-    assert run.status.pid == first.pid and run.status.attempts == 1
+    assert run.status.pid == command_process(first.pid).pid and run.status.attempts == 1
     first.kill()
     first.communicate()
     fast.touch()
