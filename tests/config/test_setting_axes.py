@@ -296,7 +296,7 @@ CASES = {
     ),
     "names of a column": (SIZE.replace("size =", "seed ="), "axes.seed: the name of a key or of a"),
     "name of a section": (SIZE.replace("size =", "model ="), "axes.model: the name of a key"),
-    "no name": (SIZE.replace("size =", '"my size" ='), "axes.my size: no name for an axis"),
+    "no name": (SIZE.replace("size =", '"my size" ='), 'axes."my size": no name for an axis'),
     "variants": ('sise = ["S", "M"]\n', "axes.sise: no such axis; "),
     "rule": (
         LR + '[[exclude]]\n"train.lr" = 0.002\nreason = "r"\n',
