@@ -10,7 +10,7 @@ import typer
 from harness.cli.isolation import isolate, isolate_study
 from harness.cli.options import SetOption, WhereOption
 from harness.cli.output import log, show
-from harness.cli.studies import load_study
+from harness.cli.studies import load_study, refuse_options
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -36,9 +36,11 @@ def check(
 ) -> None:
     """Check a study's models, or a variant's file, against the contract of variants."""
     if path.suffix == ".py":
+        refuse_options(path, "only for a study", set=settings, where=where)
         isolate()
         is_valid = _check_file(path, options or ())
     else:
+        refuse_options(path, "only for a variant's file", option=options)
         isolate_study(path, settings)
         is_valid = _check_study(path, settings, where)
     if not is_valid:

@@ -15,7 +15,7 @@ from harness.cli.options import (
     WhereOption,
 )
 from harness.cli.output import show
-from harness.cli.studies import load_study
+from harness.cli.studies import load_study, refuse_options
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy, TuningPlan
@@ -51,6 +51,8 @@ def list_entries(
         from harness.results.store import Store
 
         if Store(results).is_imported(str(study)):
+            reason = "only for a study file: these entries are those of a table"
+            refuse_options(study, reason, set=settings, seeds=seeds, where=where)
             _list_imported(Store(results), str(study), as_json)
             return
     isolate_study(study, settings)

@@ -47,6 +47,13 @@ def load_study(
     return planned
 
 
+def refuse_options(place: Path, reason: str, **options: object) -> None:
+    """Raise a `UserError` if an option is given that has no effect on what a command is given."""
+    given = [f"--{name}" for name, value in options.items() if value not in (None, [])]
+    if given:
+        raise UserError(f"{place}: {' and '.join(given)}: {reason}")
+
+
 def _parse_seeds(text: str | None) -> list[int] | None:
     from harness.results.records.base import SEEDS_END
 

@@ -150,6 +150,18 @@ def test_a_byte_order_mark_is_no_part_of_a_study(write_study, tmp_path):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [("study.toml", "--option=a=1"), ("gelu.py", "--set=train.lr=1"), ("gelu.py", "--where=a=b")],
+)
+def test_an_option_that_has_no_effect_is_refused(write_study, file, options):
+    """A user would believe that the check was made with it."""
+    write_study("steps = 4", "steps = 5")
+    code, _, err = call("check", file, options)
+    name = options.partition("=")[0]
+    assert code == 2 and f"{file}: {name}: only for a " in err, err
+
+
 @pytest.mark.parametrize("path", ["cache", "cache/tokens"])
 def test_a_cache_that_cannot_be_written_is_named(write_study, tmp_path, path):
     """As on a full or read-only file system; the corpus would be said to be unreadable."""

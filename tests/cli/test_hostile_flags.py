@@ -189,7 +189,9 @@ def conforms(text: str, annotation: Any, name: str) -> bool:
         return text in get_args(annotation)
     if get_origin(annotation) is list:
         return conforms(text, get_args(annotation)[0], name)
-    if annotation is type(None) or annotation is bool:
+    if annotation is bool:
+        return text == ""  # the flag without a value
+    if annotation is type(None):
         return False
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return text in {member.value for member in annotation}
@@ -316,7 +318,8 @@ def test_a_value_is_named_or_used(folder, case):
     before = snapshot(folder)
     code, out, err = call(*command_line(command, name, text))
     assert code in (0, 1, 2), (case, err)
-    assert is_clean(out) and is_clean(err), (case, out, err)
+    assert is_clean(err), (case, err)
+    assert is_clean(out) or command == "sample", (case, out)  # what a model writes stays as it is
     written = snapshot(folder) - before
     given = {folder / value for value in {*CALLS[command].values(), text} if 0 < len(value) < 300}
     allowed = {*given, folder / "reports", folder / "results"}
@@ -326,7 +329,8 @@ def test_a_value_is_named_or_used(folder, case):
         assert is_asked_for, (case, path)
     remove_new(folder, folder)
     if code:
-        assert len(err.splitlines()) <= 50 and len(err) < 8000, (case, len(err))
+        assert len(err.splitlines()) <= 50 + len(text) // 60, (case, len(err))
+        assert len(err) < 8000 + len(text), (case, len(err))
         assert err, case
     else:
         assert conforms(text, FLAGS[flag], name), (case, "is accepted", out[:500])

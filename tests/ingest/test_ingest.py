@@ -477,6 +477,7 @@ def test_commands_accept_an_imported_study(command, rows):
     assert f"cost: {cost}" in planned
     assert "mine (imported): 27 runs: 27 done" in command("status").stdout
     assert "9 entries, 27 runs" in command("list", "mine").stdout
+    assert "--seeds: only for a study file" in command("list", "mine", "--seeds=0", code=2).stderr
     for tool in ("csv", "latex"):
         assert (command.folder / command("export", "mine", "--to", tool).stdout.split()[0]).is_dir()
     study = harness.load(command.folder / "results", study="mine")
