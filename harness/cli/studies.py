@@ -48,7 +48,7 @@ def load_study(
 
 
 def refuse_options(place: Path, reason: str, **options: object) -> None:
-    """Raise a `UserError` if an option is given that has no effect on what a command is given."""
+    """Raise a `UserError` if an option is given that does not apply to this argument."""
     given = [f"--{name}" for name, value in options.items() if value not in (None, [])]
     if given:
         raise UserError(f"{place}: {' and '.join(given)}: {reason}")
