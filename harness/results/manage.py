@@ -73,14 +73,16 @@ def remove_runs(runs: Sequence[Run]) -> None:
 
     Raises:
         UserError: a run is running.
+        StoreError: a folder of timing runs is a link or no folder; nothing has been removed.
     """
     with claimed(runs):
+        for run in runs:
+            run.timing_run.check_folder()
         for run in runs:
             target = run.path.with_name(f"{REMOVED}{run.run_id}")
             remove(target)  # of an interrupted removal
             run.path.rename(target)
             shutil.rmtree(target)
-            run.timing_run.check_folder()
             remove(run.timing_run.path)
 
 
