@@ -72,7 +72,8 @@ class Login(Harness):
         """Start a command whose jobs run `stub_element.py`: they train nothing."""
         python = self.folder / "bin" / "python"
         stub = Path(__file__).with_name("stub_element.py")
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {stub} "$@"\n')
+        search_path = f"PYTHONPATH={shlex.quote(str(stub.parents[1]))}"  # of planted_runs
+        python.write_text(f'#!/bin/sh\n{search_path} exec {sys.executable} {stub} "$@"\n')
         python.chmod(0o755)
         program = ("-c", STUBBED.format(python=str(python)))
         return self.start(*arguments, settings=settings, program=program)

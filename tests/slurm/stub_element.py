@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import planted_runs
+
 from harness.launch.slurm.element import run_element
 from harness.launch.slurm.job import this_job
 from harness.launch.stop import IN_JOB, Stop
@@ -16,12 +18,12 @@ TRAINED = "trained.txt"  # in the folder of the results: a line for each trainin
 
 
 def train(run: Run, launch: LaunchSpec) -> None:
-    """Mark the run as running, wait, record that it was trained, and mark it as done."""
+    """Mark the run as running, wait, record that it was trained, and end it with results."""
     run.mark_running()
     time.sleep(TRAINING_S)
     with open(run.path.parent.parent / TRAINED, "ab", buffering=0) as file:
         file.write(f"{run.run_id}\n".encode())
-    run.finish("done")
+    planted_runs.finish(run, loss=2.0)
 
 
 if __name__ == "__main__":
