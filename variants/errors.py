@@ -51,13 +51,18 @@ def text_of(error: BaseException) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """Return `file:line` of the innermost frame of an exception in a user's variant, or ""."""
+    """Return `file:line` of the innermost frame of an exception in a user's variant, or "".
+
+    The exception may be that of a handler, which the variant's own exception led to.
+    """
     place = ""
     trace = error.__traceback__
     while trace is not None:
         if str(trace.tb_frame.f_globals.get("__name__")).startswith(USER_PACKAGE):
             place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
+    if not place and error.__context__ is not None:
+        return user_line(error.__context__)
     return place
 
 
