@@ -13,8 +13,9 @@ from harness.results.titles import distinct
 class Candidate:
     """One combination of levels on the asked axes, with its entries in all contexts.
 
-    `main` represents all: it is the entry in the baseline's context. `levels` has the label
-    on each axis that does not collapse, `title` is what people read.
+    `main` represents all: it is the entry in the context of the baseline's, with results or
+    without: the costs of another context are not comparable. `levels` has the label on each axis
+    that does not collapse, `title` is what people read.
     """
 
     levels: Mapping[str, str]
@@ -45,9 +46,17 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
     context = {axis: study.baseline.get(axis, "") for axis in collapsed}
     if TUNING in context:
         context[TUNING] = TUNED
+    baseline = groups.get(tuple(study.baseline.get(axis, "") for axis in kept), [])
+    is_done = any(entry.done for entry in baseline)
+    if is_done:  # one context represents all candidates
+        main = min(baseline, key=lambda entry: (not entry.done, _distance(entry, context)))
+        context = {axis: main.axes[axis] for axis in collapsed}
     candidates = []
     for labels, entries in groups.items():
-        main = min(entries, key=lambda entry: _distance(entry, context))
+        main = min(
+            entries,
+            key=lambda entry: (not is_done and not entry.done, _distance(entry, context)),
+        )
         levels = dict(zip(kept, labels, strict=True))
         title = study.title_of(levels) or main.title
         candidates.append(Candidate(levels, tuple(entries), main, title))
@@ -93,7 +102,7 @@ def candidate_positions(study: StudyResults) -> dict[str, int]:
     return {entry.label: i for i, entries in enumerate(groups) for entry in entries}
 
 
-def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:
-    """Return a sort key: entries with results first, then by axes on which the context differs."""
+def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[int, bool]:
+    """Return a sort key: by axes on which the context differs, then entries with results first."""
     differing = sum(entry.axes[axis] != label for axis, label in context.items())
-    return not entry.done, differing
+    return differing, not entry.done

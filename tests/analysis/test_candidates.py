@@ -39,13 +39,17 @@ def test_each_entry_is_in_one_candidate(fake, kind):
             assert {axis: entry.axes[axis] for axis in candidate.levels} == candidate.levels
 
 
-def test_an_entry_with_results_stands_for_one_without(fake):
+def test_all_candidates_have_the_context_of_the_baseline(fake):
+    """The speed of two processes is no property of a candidate that others lack."""
     fake.axes = AXES | PARALLEL
     fake.outcome = {f"rope-mha-single-s{seed}": ("pending", None, None) for seed in fake.seeds}
-    mains = [candidate.main.label for candidate in find_candidates(read(fake))]
-    assert mains == [
-        "learned-mha-single",
-        "learned-gqa2-single",
-        "rope-mha-ddp2",
-        "rope-gqa2-single",
-    ]
+    mains = [candidate.main for candidate in find_candidates(read(fake))]
+    assert {entry.axes["parallelism"] for entry in mains} == {"single"}
+    assert [bool(entry.done) for entry in mains] == [True, True, False, True]
+
+
+def test_without_results_in_the_context_of_the_baseline_all_have_another(fake):
+    fake.axes = AXES | PARALLEL
+    fake.outcome = {f"learned-mha-single-s{seed}": ("pending", None, None) for seed in fake.seeds}
+    mains = [candidate.main for candidate in find_candidates(read(fake))]
+    assert {entry.axes["parallelism"] for entry in mains} == {"ddp2"}
