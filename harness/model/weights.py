@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -324,8 +323,9 @@ def read_weights_file(file: Path) -> Tensors:
     except pickle.UnpicklingError as error:
         message = "refused: it holds more than weights, and loading it could run code"
         raise UserError(f"{file}: {message}") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{file}: truncated or not a weights file: {error}") from error
+    except Exception as error:  # of any type: PyTorch's unpickler trusts that bytes are a pickle
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: truncated or not a weights file: {reason}") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(value, Tensor) for value in tensors.values()
     ):

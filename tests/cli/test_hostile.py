@@ -5,11 +5,14 @@ A sample is tried; `FUZZ=5000` tries all.
 
 import json
 import os
+import pickletools
+import random
 
 import pytest
 from hostile import STUDY, call, sample
 
 from harness.errors import UserError
+from harness.model.weights import read_weights_file
 from harness.published.files import read_tensors
 
 SEEDS = "seeds = [0, 1]"
@@ -198,3 +201,17 @@ def test_weights_that_are_a_pipe_are_not_read(tmp_path, name):
     ):
         code, _, err = call(*command)
         assert code == 2 and "Traceback" not in err, err
+
+
+OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_that_are_no_weights_are_named(tmp_path, seed):
+    """An unpickler raises errors of any type, as it takes values from an empty stack."""
+    numbers = random.Random(seed)
+    path = tmp_path / "weights.bin"
+    for content in (b"entry,seed\na,0\n", b"".join(numbers.choices(OPCODES, k=20))):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"weights\.bin: "):
+            read_weights_file(path)

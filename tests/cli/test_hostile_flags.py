@@ -118,7 +118,7 @@ TEXTS = {
                 "study.x=1",
             ),
             *("data.corpus=/dev/zero", "data.corpus=pipe", "data.corpus=loop", "launch.on=x"),
-            *("axes.train.lr=[1e-3, {}]", "model.n_layer=1000", "train.steps=1\ntrain.lr=2"),
+            *("axes.train.lr=[1e-3, {}]", "model.n_layer=10000000", "train.steps=1\ntrain.lr=2"),
         )
     },
     "deep setting": f"train.lr={'[' * 3000}",
@@ -335,6 +335,10 @@ def test_a_value_is_named_or_used(folder, case):
     else:
         assert conforms(text, FLAGS[flag], name), (case, "is accepted", out[:500])
     shown = one_line(text).strip()[:10]
+    if text_name.startswith("path "):  # as the system names it, or the folder that it is in
+        shown = str(Path(text))[:6]
     others = (value for other, value in CALLS[command].items() if other != name)
     known = (name, name.lstrip("-"), shown, "STUDY", "study", "is not set", *others)
+    if text in ("*", "*.toml"):  # its files are named
+        return
     assert code != 2 or not shown or any(part in err for part in known if part.strip()), (case, err)
