@@ -13,9 +13,9 @@ from harness.results.titles import distinct
 class Candidate:
     """One combination of levels on the asked axes, with its entries in all contexts.
 
-    `main` represents all: it is the entry in the context of the baseline's, with results or
-    without: the costs of another context are not comparable. `levels` has the label on each axis
-    that does not collapse, `title` is what people read.
+    `main` represents all: it is the entry in the baseline's context, or in another one if only that
+    has results, with the parallelism of the baseline's: costs of another one are not comparable.
+    `levels` has the label on each axis that does not collapse, `title` is what people read.
     """
 
     levels: Mapping[str, str]
@@ -47,16 +47,15 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
     if TUNING in context:
         context[TUNING] = TUNED
     baseline = groups.get(tuple(study.baseline.get(axis, "") for axis in kept), [])
-    is_done = any(entry.done for entry in baseline)
-    if is_done:  # one context represents all candidates
-        main = min(baseline, key=lambda entry: (not entry.done, _distance(entry, context)))
-        context = {axis: main.axes[axis] for axis in collapsed}
+    done = [entry for entry in baseline if entry.done]
+    parallelism = None  # of all candidates
+    if done and PARALLELISM in collapsed:
+        main = min(done, key=lambda entry: _distance(entry, context))
+        parallelism = context[PARALLELISM] = main.axes[PARALLELISM]
     candidates = []
     for labels, entries in groups.items():
-        main = min(
-            entries,
-            key=lambda entry: (not is_done and not entry.done, _distance(entry, context)),
-        )
+        like_baseline = [e for e in entries if e.axes.get(PARALLELISM) == parallelism]
+        main = min(like_baseline or entries, key=lambda entry: _distance(entry, context))
         levels = dict(zip(kept, labels, strict=True))
         title = study.title_of(levels) or main.title
         candidates.append(Candidate(levels, tuple(entries), main, title))
@@ -102,7 +101,7 @@ def candidate_positions(study: StudyResults) -> dict[str, int]:
     return {entry.label: i for i, entries in enumerate(groups) for entry in entries}
 
 
-def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[int, bool]:
-    """Return a sort key: by axes on which the context differs, then entries with results first."""
+def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:
+    """Return a sort key: entries with results first, then by axes on which the context differs."""
     differing = sum(entry.axes[axis] != label for axis, label in context.items())
-    return differing, not entry.done
+    return not entry.done, differing

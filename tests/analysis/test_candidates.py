@@ -39,7 +39,7 @@ def test_each_entry_is_in_one_candidate(fake, kind):
             assert {axis: entry.axes[axis] for axis in candidate.levels} == candidate.levels
 
 
-def test_all_candidates_have_the_context_of_the_baseline(fake):
+def test_all_candidates_have_the_parallelism_of_the_baseline(fake):
     """The speed of two processes is no property of a candidate that others lack."""
     fake.axes = AXES | PARALLEL
     fake.outcome = {f"rope-mha-single-s{seed}": ("pending", None, None) for seed in fake.seeds}
@@ -48,7 +48,7 @@ def test_all_candidates_have_the_context_of_the_baseline(fake):
     assert [bool(entry.done) for entry in mains] == [True, True, False, True]
 
 
-def test_without_results_in_the_context_of_the_baseline_all_have_another(fake):
+def test_if_the_baseline_has_another_parallelism_all_have_it(fake):
     fake.axes = AXES | PARALLEL
     fake.outcome = {f"learned-mha-single-s{seed}": ("pending", None, None) for seed in fake.seeds}
     mains = [candidate.main for candidate in find_candidates(read(fake))]
