@@ -17,6 +17,15 @@ import pytest
 from harness.cli.app import main
 from harness.printable import printable
 
+# The shipped variant of each axis that a variant of the user derives from.
+BASES = {
+    "positional": "learned import Learned",
+    "attention": "mha import MultiHead",
+    "norm": "layernorm import LayerNorm",
+    "mlp": "gelu import Gelu",
+    "optimizer": "adamw import AdamW",
+    "parallelism": "single import Single",
+}
 # A small study of two entries and two seeds.
 STUDY = """
 [study]

@@ -198,8 +198,7 @@ class _Watch:
                 note = present
                 since = now
                 is_shown = False
-            if self._answer is None:
-                self._read_answer()
+            self._read_answer()
             if self._answer is not None and kill_at is None:
                 kill_at = now + END_S
             if kill_at is not None and now > kill_at:

@@ -125,9 +125,7 @@ class CostEstimator:
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")
         activation_bytes = None
-        with contextlib.suppress(
-            *CODE_ERRORS
-        ):  # of a user's variant: the run will report it in full
+        with contextlib.suppress(*CODE_ERRORS):  # of a user's variant: the run reports it in full
             with Activations(model) as activations:
                 model(tokens, tokens)
             activation_bytes = activations.saved_bytes

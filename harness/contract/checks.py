@@ -44,10 +44,8 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             continue
         changes: list[str] = []
         try:
-            with (
-                activity.doing(f"the check `{check.name}` of {loaded_files() or 'a variant'}"),
-                global_state.restored(changes),
-            ):
+            doing = activity.doing(f"the check `{check.name}` of {_code()}")
+            with doing, global_state.restored(changes):
                 violations = check.find()
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
@@ -56,10 +54,7 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             violations = [raised(check.name, error)]
         if changes:
             changed = global_state.describe_changes(changes)
-            violations = [
-                *violations,
-                Violation(check.name, f"code of {loaded_files() or 'a variant'} {changed}"),
-            ]
+            violations = [*violations, Violation(check.name, f"code of {_code()} {changed}")]
         if violations:
             failed.add(check.name)
             message = "; ".join(map(str, violations))
@@ -67,3 +62,8 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
         else:
             results.append(CheckResult(check.name, "passed"))
     return results
+
+
+def _code() -> str:
+    """Return the files of the user's variants, as a message names them."""
+    return loaded_files() or "a variant"

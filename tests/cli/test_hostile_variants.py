@@ -13,20 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile import sample
+from hostile import BASES, sample
 
 from harness.cli import app, isolation
 from harness.results.store import Store
 
 LIMIT_S = 120  # of a test machine that is busy
-BASES = {
-    "positional": "learned import Learned",
-    "attention": "mha import MultiHead",
-    "norm": "layernorm import LayerNorm",
-    "mlp": "gelu import Gelu",
-    "optimizer": "adamw import AdamW",
-    "parallelism": "single import Single",
-}
 PARTS = ("attention", "norm", "mlp")
 STUDY = """
 [study]

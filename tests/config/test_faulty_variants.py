@@ -1,18 +1,11 @@
 """Every fault of a user's variant is named with its line, all at once, before anything starts."""
 
 import pytest
+from hostile import BASES
 
 from harness.config import load
 from harness.errors import UserError
 
-BASES = {
-    "positional": "learned import Learned",
-    "attention": "mha import MultiHead",
-    "norm": "layernorm import LayerNorm",
-    "mlp": "gelu import Gelu",
-    "optimizer": "adamw import AdamW",
-    "parallelism": "single import Single",
-}
 CONTRACTS = {
     "positional": "Positional",
     "attention": "Attention",
