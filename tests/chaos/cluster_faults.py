@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 from kill_runs import KilledStudy
-from slurm_cluster import Cluster, wait_until
+from slurm_cluster import Cluster, is_step_daemon, wait_until
 
 from harness.results.owner import SILENCE_S
 from harness.results.records import RunStatus
@@ -43,7 +43,6 @@ SHORT_PAUSE_S = 2.0
 MAX_CUT_S = 6.0
 HANG_S = 600.0  # a study without a fault and without a change for so long does not go on
 FORK_SERVER = "multiprocessing.forkserver"
-STEP_DAEMON = "slurmstepd"
 DONE = re.compile(r"^\S+ (\S+) done after ", re.MULTILINE)  # in the log of an element
 
 
@@ -183,7 +182,7 @@ class ClusterStudy(KilledStudy):
     # -- processes --------------------------------------------------------------------------------
 
     def _job_processes(self, node: str) -> list[psutil.Process]:
-        return [p for p in self._cluster.processes(node) if not _is_step_daemon(p)]
+        return [p for p in self._cluster.processes(node) if not is_step_daemon(p)]
 
     def _all_job_processes(self) -> list[psutil.Process]:
         return [p for node in self._cluster.nodes for p in self._job_processes(node)]
@@ -222,7 +221,7 @@ class ClusterStudy(KilledStudy):
     def _kill_step_daemon(self) -> bool:
         daemons = []
         for node in self._cluster.nodes:
-            daemons += [p for p in self._cluster.processes(node) if _is_step_daemon(p)]
+            daemons += [p for p in self._cluster.processes(node) if is_step_daemon(p)]
         return self._kill_one(daemons)
 
     def _kill_one(self, processes: list[psutil.Process]) -> bool:
@@ -288,10 +287,6 @@ class ClusterStudy(KilledStudy):
 
     def _node(self) -> str:
         return self._random.choice(self._cluster.nodes)
-
-
-def _is_step_daemon(process: psutil.Process) -> bool:
-    return process.name().startswith(STEP_DAEMON)
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

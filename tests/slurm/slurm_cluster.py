@@ -152,11 +152,15 @@ class Cluster:
         return init
 
     def kill_node(self, node: str) -> None:
-        """Kill all processes of a node, as a loss of power does."""
+        """Kill all processes of a node, as a loss of power does.
+
+        The daemons go first: a step's daemon that sees the end of its job reports it as failed.
+        """
         processes = self.processes(node)
         for name in (node, _host(node)):
             if name in self._daemons:
                 self._kill_daemon(name)
+        _kill([process for process in processes if is_step_daemon(process)])
         _kill(processes)
 
     def report_down(self, node: str) -> None:
@@ -181,7 +185,7 @@ class Cluster:
                     continue
                 processes[process.pid] = process
                 parent = process.parent()
-                if parent is not None and parent.name().startswith("slurmstepd"):
+                if parent is not None and is_step_daemon(parent):
                     processes[parent.pid] = parent
         return list(processes.values())
 
@@ -212,7 +216,7 @@ class Cluster:
                 if process.environ().get("SLURM_CONF") == str(self.conf):
                     yield process
                     yield from process.children(recursive=True)
-                elif process.name().startswith("slurmstepd"):  # it hides its environment
+                elif is_step_daemon(process):  # it hides its environment
                     if any(
                         Path(file.path).is_relative_to(self.folder) for file in process.open_files()
                     ):
@@ -359,6 +363,13 @@ class Cluster:
         command = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%n"]
         finished = subprocess.run(command, env=self.env, capture_output=True, text=True)
         return len(finished.stdout.split())
+
+
+def is_step_daemon(process: psutil.Process) -> bool:
+    """Return whether a process lives and is Slurm's daemon of a job's step."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name().startswith("slurmstepd")
+    return False
 
 
 def _host(node: str) -> str:

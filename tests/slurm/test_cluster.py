@@ -28,6 +28,19 @@ def names(cluster: Cluster) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=("together", "apart"))
+def test_jobs_of_a_lost_node_start_again(make_cluster, apart):
+    cluster = make_cluster(apart=apart)
+    start_sleepers(cluster, 3)
+    wait_until(lambda: len(cluster.processes("n1")) == 6, "the steps of two tasks run on n1")
+    cluster.kill_node("n1")
+    assert [job.state for job in cluster.jobs()] == ["RUNNING"] * 3
+    cluster.report_down("n1")
+    wait_until(lambda: n_running(cluster) == 1, "the controller has taken them back")
+    cluster.start_node("n1")
+    wait_until(lambda: cluster.start_requeued() or n_running(cluster) == 3, "all tasks run again")
+
+
 def test_a_lost_node_and_controller_cost_no_job(make_cluster):
     cluster = make_cluster(apart=True)
     start_sleepers(cluster, 3)
