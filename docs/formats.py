@@ -36,6 +36,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "probes.json": records.ProbeResults,
     "examples.json": records.ExampleScores,
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
+    "checkpoint/step-<n>/state/checksums.json": records.StateChecksums,
     "launches.jsonl": records.LaunchRecord,
     "tuning.json": records.TuningRecord,
     "submissions/<id>.json": records.Submission,
@@ -102,17 +103,19 @@ outdated. The versions of installed packages are archived, but are not part of t
 
 A damaged file is named and costs its run only: the others are trained, and `run` ends with exit
 code 1. That is also so for a run that has ended whose spec.json is not the one that its id stands
-for. A run that has results, but no status.json or one that says `pending`, moves to `.outdated/`.
-Links are followed to read, never to write or to remove files, except for a link in place of
-`results/` or of a study's folder.
+for, and for a run that is done whose steps, evaluations or examples are not those that it wrote. A
+run that has results, but no status.json or one that says `pending`, moves to `.outdated/`. Links
+are followed to read, never to write or to remove files, except for a link in place of `results/` or
+of a study's folder.
 
 ## checkpoint/
 
 `step-<n>/` holds the state after n steps. `newest` and `best` (lowest validation loss) are links;
 folders without a link are removed. `model.safetensors` holds all weights, unsharded, under the
 model's names. `state/`, written by `torch.distributed.checkpoint`, holds each rank's shard of
-parameters and optimizer state, and `checksums.json` the CRC-32 of each file. It can be read under
-any parallelism. It is removed when the run is done, unless the study keeps full checkpoints.
+parameters and optimizer state, and `checksums.json` the CRC-32 of each file, and of the curves up
+to that step: a run does not resume from the state of another run. The state can be read under any
+parallelism. It is removed when the run is done, unless the study keeps full checkpoints.
 Folders are written under a temporary name, flushed and renamed, so that a crash at any moment
 leaves an undamaged checkpoint.
 

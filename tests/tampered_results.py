@@ -22,14 +22,16 @@ from harness.errors import ClaimLost, StoreError
 from harness.model.weights import atomic_folder
 from harness.provenance.archive import archive_code
 from harness.results.checkpoints import STATE, drop_states, n_steps
-from harness.results.files import read_lines, write_json
+from harness.results.files import crc32, read_lines, write_json
 from harness.results.owner import this_process
 from harness.results.records import (
     Environment,
     EvalRecord,
+    FileStart,
     Owner,
     ProbeResults,
     RunSpec,
+    StateChecksums,
     StepRecord,
     Submission,
 )
@@ -39,6 +41,7 @@ from harness.training.checkpointing import (
     CHECKSUMS,
     Checkpoints,
     _checksums,
+    has_own_curves,
     resumable_checkpoints,
 )
 from harness.training.resume import _is_evaluated, _n_consecutive
@@ -97,8 +100,8 @@ class Training:
         n_recorded = _n_consecutive(steps)
         usable = [
             n
-            for n in map(n_steps, resumable_checkpoints(run))
-            if n <= n_recorded and _is_evaluated(evals, n, spec)
+            for n, folder in ((n_steps(path), path) for path in resumable_checkpoints(run))
+            if n <= n_recorded and _is_evaluated(evals, n, spec) and has_own_curves(run, folder, 0)
         ]
         n_done = max(usable, default=0)
         run.truncate_steps(0, n_done)
@@ -121,7 +124,7 @@ class Training:
                 raise Died
         lines.close()
         evaluations.close()
-        run.write_probes(ProbeResults.model_validate(PROBES))
+        run.write_probes(ProbeResults.model_validate(PROBES | {"checksums": run.checksums(0)}))
         run.finish("done")
         drop_states(run, spec.launch.keep_checkpoints)
 
@@ -133,7 +136,12 @@ class Training:
             (folder / STATE).mkdir()
             for name in (".metadata", "__0_0.distcp"):
                 (folder / STATE / name).write_bytes(content)
-            write_json(folder / STATE / CHECKSUMS, {"crc32": _checksums(folder / STATE)})
+            curves = {
+                path.name: FileStart(n_bytes=path.stat().st_size, crc32=crc32(path))
+                for path in run.curves(0)
+            }
+            checksums = StateChecksums(crc32=_checksums(folder / STATE), curves=curves)
+            write_json(folder / STATE / CHECKSUMS, checksums)
             run.check_claim()
         checkpoints._link(step, value_of(run.spec, step))
 

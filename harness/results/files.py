@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import time
+import zlib
 from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -35,6 +36,7 @@ TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it w
 TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 LEFT_AFTER_S = 3600.0  # without a change, a temporary file is one that a crash has left
 REMEDY = "remove its folder to run that entry again"
+CHUNK_BYTES = 1 << 22  # read at once for a checksum
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
@@ -363,6 +365,21 @@ def parse_record(content: Json, record: type[VersionedT]) -> VersionedT:
 
 
 # -- files of lines -------------------------------------------------------------------------------
+
+
+def crc32(path: Path, n_bytes: int | None = None) -> int:
+    """Return the CRC-32 of a file, or of its first `n_bytes` bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    value = 0
+    with open_file(path) as file:
+        left = n_bytes
+        while chunk := file.read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES)):
+            value = zlib.crc32(chunk, value)
+            left = None if left is None else left - len(chunk)
+    return value
 
 
 class JsonLinesWriter:

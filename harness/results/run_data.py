@@ -284,8 +284,7 @@ def read_run(run: Run) -> RunData | Unreadable:
     try:
         if run.is_imported:
             return _read_imported(run)
-        data = _read(run)
-        _check(data)
+        data = _read_checked(run)
     except (StoreError, OSError) as error:
         return Unreadable(name=run.run_id, why=str(error))
     return _without_nan(replace(data, timing_run=_read_timing_run(run, data.resolved.code_hash)))
@@ -297,8 +296,7 @@ def _read_timing_run(run: Run, code_hash: str | None) -> RunData | None:
     if not timing_run.exists:
         return None
     try:
-        data = _read(timing_run)
-        _check(data)
+        data = _read_checked(timing_run)
     except (StoreError, OSError):
         return None  # the times of the run itself remain
     return data if data.status == "done" and data.resolved.code_hash == code_hash else None
@@ -332,6 +330,23 @@ def _read_imported(run: Run) -> RunData:
         phases=(),
         log_tail=[],
     )
+
+
+def _read_checked(run: Run) -> RunData:
+    """Read a run.
+
+    Raises:
+        StoreError, OSError: a file is damaged, missing, or not the one that the run wrote.
+    """
+    data = _read(run)
+    _check(data)
+    if data.status == "done":
+        recorded = data.measured.checksums
+        found = run.checksums() if recorded else {}
+        for name in sorted({*recorded, *found}):
+            if found.get(name) != recorded.get(name):
+                raise StoreError(f"{name}: is not the file that the run wrote; {REMEDY}")
+    return data
 
 
 def _read(run: Run) -> RunData:

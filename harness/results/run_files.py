@@ -18,6 +18,7 @@ from harness.results.claims import Fence
 from harness.results.files import (
     JsonLinesWriter,
     check_own_folder,
+    crc32,
     open_file,
     open_to_append,
     read_lines,
@@ -210,11 +211,31 @@ class RunFiles:
             close()
             raise
 
+    def curves(self, rank: int) -> list[Path]:
+        """Return the files to which `rank` appends."""
+        return [self.steps_path(rank), *([self.evals_path] if rank == 0 else [])]
+
     def flush(self, rank: int) -> None:
         """Flush the lines that `rank` has appended to disk."""
-        for path in (self.steps_path(rank), self.evals_path):
+        for path in self.curves(rank):
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+    def checksums(self, rank: int | None = None) -> dict[str, int]:
+        """Return the CRC-32 of the files of results, without probes.json.
+
+        They are those that `rank` has written, or all that there are.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        if rank is None:
+            paths = [*self._steps_paths(), self.evals_path]
+        else:
+            paths = self.curves(rank)
+        if rank in (None, 0) and os.path.lexists(self._examples_path):
+            paths.append(self._examples_path)
+        return {path.name: crc32(path) for path in paths}
 
     def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
@@ -280,7 +301,10 @@ class RunFiles:
         """
         from harness.results.steps import read_steps  # loads numpy, which takes 0.1 s
 
-        return read_steps(sorted(self.path.glob("steps.rank*.jsonl")))
+        return read_steps(self._steps_paths())
+
+    def _steps_paths(self) -> list[Path]:
+        return sorted(self.path.glob("steps.rank*.jsonl"))
 
     def evals(self) -> list[EvalRecord]:
         """Return the evaluations in order."""

@@ -7,8 +7,7 @@ import math
 import shutil
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -36,8 +36,8 @@ from harness.model.gpt import GPT
 from harness.model.weights import Tensors, Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.checkpoints import STATE, n_steps
-from harness.results.files import absolute, open_file, read_json, remove, write_json
-from harness.results.records import RunSpec
+from harness.results.files import absolute, crc32, read_json, remove, write_json
+from harness.results.records import FileStart, RunSpec, StateChecksums
 from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
 from harness.training.staging import copy_to_host
@@ -49,10 +49,7 @@ from variants.tensor_parallel import ShardSpec
 T = TypeVar("T")
 State = dict[str, Any]  # nested, as of `torch.distributed.checkpoint.state_dict`
 
-CHECKSUMS = (
-    "checksums.json"  # in the state folder: CRC-32 of its files, which PyTorch does not check
-)
-CHUNK_BYTES = 1 << 22  # read at once for a checksum
+CHECKSUMS = "checksums.json"  # in the state folder; PyTorch does not check its files
 CRASH_GRACE_S = 5.0  # for the checkpoint in flight when the training fails
 
 
@@ -64,13 +61,15 @@ class StateError(Exception):
 class _Staged:
     """A state in host memory, of which a checkpoint after `step` steps is written.
 
-    `weights` are this rank's parameters by name, which `state` holds as well.
+    `weights` are this rank's parameters by name, which `state` holds as well. `curves` are the
+    numbers of bytes of the files to which this rank appends.
     """
 
     step: int
     val_loss: float | None
     weights: Mapping[str, Tensor]
     state: State
+    curves: Mapping[Path, int]
 
 
 class Checkpoints:
@@ -188,11 +187,13 @@ class Checkpoints:
     def _stage(self, step: int, val_loss: float | None) -> _Staged:
         names = [name for name, _ in named_local_parameters(self._gpt)]
         self._state = stage_state(step, self._gpt, self._optimizer, self.average, self._state)
+        curves = self._run.curves(self._context.rank)
         return _Staged(
             step=step,
             val_loss=val_loss,
             weights={name: self._state["model"][name] for name in names},
             state=self._state,
+            curves={path: path.stat().st_size for path in curves if path.exists()},
         )
 
     def _write_in_thread(self, staged: _Staged) -> None:
@@ -216,7 +217,8 @@ class Checkpoints:
             folder = self._on_all(lambda: self._begin(stack, staged.step, tensors))[0]
             assert folder is not None
             write_state(folder, staged.state, self._specs, self._thread_context.group)
-            self._on_all(lambda: self._complete(folder))
+            curves = [starts or {} for starts in self._on_all(lambda: self._flush(staged))]
+            self._on_all(lambda: self._complete(folder, curves))
             self._on_all(lambda: self._publish(stack, staged))
 
     def _begin(self, stack: ExitStack, step: int, tensors: Tensors) -> Path | None:
@@ -228,10 +230,21 @@ class Checkpoints:
         write_weights(self._weights(step, tensors), folder)
         return folder
 
-    def _complete(self, folder: Path) -> None:
-        if self._context.is_first:
-            write_json(folder / STATE / CHECKSUMS, {"crc32": _checksums(folder / STATE)})
+    def _flush(self, staged: _Staged) -> dict[str, FileStart]:
+        """Flush the curves of this rank to disk; return their first bytes, up to the saved step."""
         self._run.flush(self._context.rank)
+        return {
+            path.name: FileStart(n_bytes=n_bytes, crc32=crc32(path, n_bytes))
+            for path, n_bytes in staged.curves.items()
+        }
+
+    def _complete(self, folder: Path, curves: Sequence[Mapping[str, FileStart]]) -> None:
+        if self._context.is_first:
+            checksums = StateChecksums(
+                crc32=_checksums(folder / STATE),
+                curves=dict(start for of_rank in curves for start in of_rank.items()),
+            )
+            write_json(folder / STATE / CHECKSUMS, checksums)
         self._run.check_claim()
 
     def _publish(self, stack: ExitStack, staged: _Staged) -> None:
@@ -338,21 +351,30 @@ def resumable_checkpoints(run: Run) -> list[Path]:
 
 def _is_undamaged(state: Path) -> bool:
     try:
-        return bool(read_json(state / CHECKSUMS)["crc32"] == _checksums(state))
-    except (OSError, StoreError, KeyError):
+        return _recorded(state).crc32 == _checksums(state)
+    except (OSError, StoreError, ValidationError):
         return False
 
 
+def _recorded(state: Path) -> StateChecksums:
+    return StateChecksums.model_validate(read_json(state / CHECKSUMS))
+
+
 def _checksums(state: Path) -> dict[str, int]:
-    return {path.name: _crc32(path) for path in sorted(state.iterdir()) if path.name != CHECKSUMS}
+    return {path.name: crc32(path) for path in sorted(state.iterdir()) if path.name != CHECKSUMS}
 
 
-def _crc32(path: Path) -> int:
-    value = 0
-    with open_file(path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            value = zlib.crc32(chunk, value)
-    return value
+def has_own_curves(run: Run, folder: Path, rank: int) -> bool:
+    """Return whether the curves of `rank` begin as they were when an undamaged state was saved.
+
+    Otherwise the state, or a curve, is that of another run.
+    """
+    curves = _recorded(folder / STATE).curves
+    for path in run.curves(rank):
+        start = curves.get(path.name)
+        if start is not None and crc32(path, start.n_bytes) != start.crc32:
+            return False
+    return True
 
 
 def stage_state(

@@ -163,9 +163,12 @@ def _train(
             else:
                 run.finish("interrupted", "killed", str(error))
         return
-    context.barrier()  # all ranks have written their last step
+    checksums: dict[str, int] = {}
+    for of_rank in context.gather(run.checksums(context.rank)):  # all have written their last step
+        checksums |= of_rank
     if context.is_first:
-        run.write_probes(_with_total_time(probes, time.time() - started))
+        probes = _with_total_time(probes, time.time() - started)
+        run.write_probes(probes.model_copy(update={"checksums": checksums}))
         run.finish("done")
         drop_states(run, spec.launch.keep_checkpoints)
 

@@ -15,6 +15,7 @@ from harness.results.run import Run
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
+    has_own_curves,
     load_state,
     resumable_checkpoints,
 )
@@ -82,6 +83,9 @@ def resume(
     for folder in context.gather(folders)[0]:
         n_steps = int(folder.name.removeprefix("step-"))
         if n_steps > n_recorded or not context.gather(_is_evaluated(evals, n_steps, spec))[0]:
+            continue
+        if not all(context.gather(has_own_curves(run, folder, context.rank))):
+            print(f"{folder}: was saved with other curves than those here; trying an older one")
             continue
         try:
             n_done = load_state(folder, gpt, optimizer, checkpoints.average)

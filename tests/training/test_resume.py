@@ -14,6 +14,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode, UserError
 from harness.model.weights import load_weights
 from harness.results.checkpoints import drop_states
+from harness.results.files import remove
 from harness.results.records import StepRecord, VariantChoice
 from harness.results.run import Run
 from harness.training import optimizer as optim
@@ -261,12 +262,14 @@ DAMAGE = {
 def test_damaged_checkpoint_falls_back_to_an_older_one(tmp_path, ranks, whole, damage):
     """Loaded without a check, one wrong bit would silently train another model."""
     run = start(tmp_path / "run")
-    attempt(run, ranks, 7)
+    attempt(run, ranks, 5)
+    shutil.copytree(run.checkpoints / "step-4", tmp_path / "step-4")
+    run.mark_running()
+    attempt(run, ranks, 3)
     older = run.checkpoints / "step-4"  # as a crash between two renames would leave it
     if not older.exists():
-        other = start(tmp_path / "other")
-        attempt(other, ranks, 5)
-        shutil.copytree(other.checkpoints / "step-4", older)
+        shutil.copytree(tmp_path / "step-4", older)
+    assert run.newest_checkpoint.resolve().name == "step-6"
     DAMAGE[damage](run.newest_checkpoint)
     run.mark_running()
     assert attempt(run, ranks).resumed_at == [4]
@@ -294,6 +297,22 @@ def test_partly_loaded_state_is_reset(tmp_path, ranks, whole, monkeypatch):
         raise StateError("planted")
 
     monkeypatch.setattr(resume, "load_state", failing_load)
+    assert attempt(run, ranks).resumed_at == []
+    assert curve(run) == whole[0]
+
+
+@pytest.mark.parametrize("name", ["steps.rank0.jsonl", "eval.jsonl", "checkpoint"])
+def test_state_of_other_curves_is_skipped(tmp_path, ranks, whole, name):
+    """Each file of another run is whole: it would train on from that run's parameters."""
+    run = start(tmp_path / "run")
+    attempt(run, ranks, 7)
+    other = start(tmp_path / "other/run", lr=0.5 * run.spec.train.lr)
+    attempt(other, ranks, 7)
+    remove(run.path / name)
+    copy = shutil.copyfile if (other.path / name).is_file() else shutil.copytree
+    copy(other.path / name, run.path / name)
+    assert resumable_checkpoints(run)
+    run.mark_running()
     assert attempt(run, ranks).resumed_at == []
     assert curve(run) == whole[0]
 

@@ -2,7 +2,7 @@
 
 from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
-from harness.results.records.checkpoint import CheckpointInfo
+from harness.results.records.checkpoint import CheckpointInfo, FileStart, StateChecksums
 from harness.results.records.corpus import (
     ShardManifest,
     TokenFileScan,
@@ -119,6 +119,7 @@ __all__ = [
     "EvalWindows",
     "ExampleScores",
     "FailureReason",
+    "FileStart",
     "GroupExamples",
     "ImportSource",
     "ImportedEval",
@@ -161,6 +162,7 @@ __all__ = [
     "ShardManifest",
     "SlurmSettings",
     "SourceFile",
+    "StateChecksums",
     "StepRecord",
     "StrictModel",
     "StudySummary",

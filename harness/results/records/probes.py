@@ -312,3 +312,7 @@ class ProbeResults(Versioned):
         default=None, description="work of the compiler; null if the model was not compiled"
     )
     time: RunTime | None = Field(default=None, description="wall time")
+    checksums: dict[str, Count] = Field(
+        default={},
+        description="CRC-32 of the files of steps, evaluations and examples; empty in older files",
+    )
