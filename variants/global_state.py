@@ -9,9 +9,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from variants import activity
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
 
@@ -52,8 +54,33 @@ ITEMS = (
 )
 
 
+@dataclass
+class Changes:
+    """The parts of the state that code of variants has changed; false without any."""
+
+    names: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def __str__(self) -> str:
+        """Return the fault that the changes are, and the remedy."""
+        return f"changes {', '.join(self.names)}, which all variants share; remove that"
+
+
 @contextlib.contextmanager
-def restored(changes: list[str]) -> Iterator[None]:
+def guarded(doing: str) -> Iterator[Changes]:
+    """Report the activity `doing` while code of variants runs; at its end, restore the state.
+
+    The changes are known once the context has ended.
+    """
+    changes = Changes()
+    with activity.doing(doing), _restored(changes.names):
+        yield changes
+
+
+@contextlib.contextmanager
+def _restored(changes: list[str]) -> Iterator[None]:
     """Restore the state of the process at the end; add the names of what had changed."""
     before = [item.read() for item in ITEMS]
     built_in = dict(vars(builtins))
@@ -79,11 +106,6 @@ def restored(changes: list[str]) -> Iterator[None]:
             if item.read() != value:
                 item.restore(value)
                 changes.append(item.name)
-
-
-def describe_changes(changes: list[str]) -> str:
-    """Return the fault that changes are, and the remedy."""
-    return f"changes {', '.join(changes)}, which all variants share; remove that"
 
 
 def _copy(fd: int) -> int | None:

@@ -10,7 +10,7 @@ from string import Formatter
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from variants import activity, global_state
+from variants import global_state
 from variants.base import AXES, Variant
 from variants.errors import (
     CODE_ERRORS,
@@ -153,8 +153,7 @@ def _import(axis: str, file: Path) -> ModuleType:
     try:
         if file.is_relative_to(SHIPPED):
             return importlib.import_module(f"variants.{axis}.{file.stem}")
-        changes: list[str] = []
-        with activity.doing(f"the import of {file}"), global_state.restored(changes):
+        with global_state.guarded(f"the import of {file}") as changes:
             module = _import_by_path(name, file)
     except CODE_ERRORS as error:
         sys.modules.pop(name, None)
@@ -162,7 +161,7 @@ def _import(axis: str, file: Path) -> ModuleType:
         raise VariantError([f"{problem}; correct the file"]) from error
     if changes:
         sys.modules.pop(name, None)
-        raise VariantError([f"{file}: its import {global_state.describe_changes(changes)}"])
+        raise VariantError([f"{file}: its import {changes}"])
     return module
 
 

@@ -11,7 +11,6 @@ import typer
 
 from harness.cli.output import log
 from harness.errors import UserError, choices
-from variants import activity
 from variants.errors import loaded_files
 
 if TYPE_CHECKING:
@@ -34,14 +33,11 @@ def load_study(
     from harness import config
     from variants import global_state
 
-    changes: list[str] = []
-    # Variants may print, which is no result.
-    reading = activity.doing(f"code that {path} uses")
-    with reading, contextlib.redirect_stdout(sys.stderr), global_state.restored(changes):
+    guarded = global_state.guarded(f"code that {path} uses")
+    with contextlib.redirect_stdout(sys.stderr), guarded as changes:  # variants may print
         planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
     if changes:
-        changed = global_state.describe_changes(changes)
-        raise UserError(f"{path}: code of {loaded_files()} {changed}")
+        raise UserError(f"{path}: code of {loaded_files()} {changes}")
     if planned.note:
         log(planned.note)
     return planned

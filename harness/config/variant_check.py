@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from harness.model.part_check import build_problems, describe_failure
-from variants import activity, global_state
+from variants import global_state
 from variants.base import Attention, ModelShape, Positional, Variant
 from variants.errors import CODE_ERRORS, class_line, is_users
 
@@ -16,20 +16,18 @@ def option_problems(
 
     The option is "" if the variant itself is at fault.
     """
-    changes: list[str] = []
     if is_users(cls):
         checks = f"the checks of {cls.__name__} ({class_line(cls)})"
         found: list[tuple[str, str]] = []
         try:
-            with activity.doing(checks), global_state.restored(changes):
+            with global_state.guarded(checks) as changes:
                 found += _problems(axis, cls, values, shape)
         except CODE_ERRORS:  # of our own code, which a change of a built-in function breaks
             if not changes:
                 raise
         yield from found
         if changes:
-            changed = global_state.describe_changes(changes)
-            yield "", f"{class_line(cls)}: a method of {cls.__name__} {changed}"
+            yield "", f"{class_line(cls)}: a method of {cls.__name__} {changes}"
     else:
         yield from _problems(axis, cls, values, shape)
 

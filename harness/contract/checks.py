@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.contract.violation import Violation, raised
-from variants import activity, global_state
+from variants import global_state
 from variants.errors import CODE_ERRORS, loaded_files
 
 
@@ -42,10 +42,8 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             message = f"needs the check `{missing[0]}`"
             results.append(CheckResult(check.name, "skipped", message))
             continue
-        changes: list[str] = []
         try:
-            doing = activity.doing(f"the check `{check.name}` of {_code()}")
-            with doing, global_state.restored(changes):
+            with global_state.guarded(f"the check `{check.name}` of {_code()}") as changes:
                 violations = check.find()
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
@@ -53,8 +51,7 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
         except CODE_ERRORS as error:
             violations = [raised(check.name, error)]
         if changes:
-            changed = global_state.describe_changes(changes)
-            violations = [*violations, Violation(check.name, f"code of {_code()} {changed}")]
+            violations = [*violations, Violation(check.name, f"code of {_code()} {changes}")]
         if violations:
             failed.add(check.name)
             message = "; ".join(map(str, violations))
