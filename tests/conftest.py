@@ -6,10 +6,20 @@ import pytest
 import tiktoken
 import torch
 import torch.distributed as dist
+from hypothesis import HealthCheck, settings
 from synthetic_results import SIZES, SyntheticStudy
 
 from harness.analysis import dataset
 from harness.distributed.process_group import DistributedContext
+
+# Every run of the tests tries the same examples; FUZZ tries others. A busy machine is no fault.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize="FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 
 def pytest_configure():

@@ -42,9 +42,12 @@ def describe(
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception of any code: shortened, and empty if it cannot be shown."""
+    """Return the text of an exception of any code: shortened, and empty if it cannot be shown.
+
+    Surrogates, which no file in UTF-8 can hold, are escaped.
+    """
     try:
-        text = str(error)
+        text = str(error).encode(errors="backslashreplace").decode()
     except CODE_ERRORS:
         return ""
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
@@ -80,11 +83,14 @@ def error_line(error: BaseException, files: Iterable[Path]) -> str:
 
 
 def loaded_files() -> str:
-    """Return the files of the user's variants that this process has imported, or their number."""
+    """Return the files of the user's variants that this process has imported, or their number.
+
+    It is "a variant" without any.
+    """
     modules = [
         module for name, module in list(sys.modules.items()) if name.startswith(USER_PACKAGE)
     ]
-    files = [str(module.__file__) for module in modules]
+    files = [str(module.__file__) for module in modules] or ["a variant"]
     return ", ".join(files) if len(files) <= MAX_FILES else f"{len(files)} files of variants"
 
 

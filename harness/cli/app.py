@@ -39,7 +39,7 @@ from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
 from harness.errors import ExitCode, Problem, StoreError, UserError
 from harness.launch.open_files import raise_limit
-from harness.results.files import is_without_process, remedy_of
+from harness.system_limits import is_without_process, remedy_of
 from variants.errors import VariantError, text_of, user_line
 
 SCRIPT = "ablations"

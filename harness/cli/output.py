@@ -7,7 +7,7 @@ from typing import TextIO
 
 from harness.errors import StoreError, UserError
 from harness.printable import one_line, printable
-from harness.results.files import remedy_of
+from harness.system_limits import remedy_of
 
 MAX_PROBLEMS = 40  # more do not fit on a screen
 MAX_MESSAGE = 2_000  # characters of a message

@@ -33,13 +33,14 @@ from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.provenance.contents import Contents
 from harness.results import timing
-from harness.results.files import absolute, remedy_of
+from harness.results.files import absolute
 from harness.results.host_memory import host_capacities, n_oom_kills
 from harness.results.limits import Limits
 from harness.results.out_of_memory import Machine, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import FailureReason, LaunchSpec
 from harness.results.run import Run
+from harness.system_limits import remedy_of
 
 POLL_INTERVAL_S = 0.1
 CLAIM_CHECK_INTERVAL_S = 10.0

@@ -7,10 +7,10 @@ from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim
-from harness.results.files import is_of_a_file
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
 from harness.results.run import Run
 from harness.results.store import Store
+from harness.system_limits import is_of_a_file
 
 FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
 

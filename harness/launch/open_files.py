@@ -3,7 +3,7 @@
 import resource
 
 from harness.errors import Problem, UserError
-from harness.results.files import MORE_FILES
+from harness.system_limits import MORE_FILES
 
 MIN_FILES = 32  # of a command that imports torch
 ENOUGH = 4096  # the soft limit is not raised further

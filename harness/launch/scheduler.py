@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from harness.errors import ClaimLost, StoreError
 from harness.provenance.outdated import CodeChange
 from harness.results.checkpoints import drop_states, superfluous_states
-from harness.results.files import REMEDY, is_of_a_file, remove_temporaries
+from harness.results.files import REMEDY, remove_temporaries
 from harness.results.records import ENDED, RunSpec
 from harness.results.run import Outcome, Run
 from harness.results.store import Store
+from harness.system_limits import is_of_a_file
 
 N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Fields of a spec that follow from the other entries of the study, and are not in the run's id.

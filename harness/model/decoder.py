@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.model.gpt import GPT
 from variants.base import Cache
+from variants.errors import text_of
 from variants.static_cache import StaticPosition
 
 # Both limits are estimates: no GPU has measured them.
@@ -173,7 +174,7 @@ def step_graph(model: GPT, caches: Sequence[Cache], batch: int, n_steps: int) ->
     try:
         return StepGraph(model, caches, batch, CudaGraph(model.wte.weight.device))
     except RuntimeError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (text_of(error) or type(error).__name__).splitlines()[0]
         message = f"decodes without a CUDA graph, which is slower: {reason}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None

@@ -17,7 +17,7 @@ from harness.probes.memory import is_out_of_memory
 from harness.probes.timer import Timer
 from harness.probes.whole_model import whole_model
 from harness.results.records import DecodeRecord, RunSpec
-from variants.errors import CODE_ERRORS
+from variants.errors import CODE_ERRORS, text_of
 
 N_WARMUP = 2
 N_PREFILLS = 5
@@ -52,7 +52,7 @@ def _measure(model: GPT, batch: int, length: int, dtype: torch.dtype) -> DecodeR
         try:
             return _time(model, batch, length, dtype)
         except NotImplementedError as error:
-            reason = str(error)
+            reason = text_of(error)
         except CODE_ERRORS as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,6 +19,7 @@ from harness.probes.example_scores import ExampleCollector, metric_name, metric_
 from harness.probes.likelihood import Scorer
 from harness.probes.whole_model import whole_model
 from harness.results.records import ExampleScores, LmEvalSettings, RunSpec, TaskRecord
+from variants.errors import text_of
 
 INSTALL = "needs the package lm-eval: pip install 'ablations[lm-eval]'"
 MAX_NEW_TOKENS = 256  # of a generation whose task does not state it, as for other models of lm-eval
@@ -191,7 +192,7 @@ def measure(
                 results = evaluate(subclass(Adapter)(*adapter), task, settings)
             records += task_records(results, collector.add(results))
         except Exception as error:  # of the data sets' hosts, files and formats
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            reason = f"{type(error).__name__}: {text_of(error)}".splitlines()[0]
             print(f"lm-eval: {task}: {reason}")
             records.append(TaskRecord(task=task, metric="", value=None, examples=0, reason=reason))
     return TaskResults(records, collector.scores)

@@ -25,12 +25,6 @@ from harness.errors import StoreError
 from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
-# Texts of PyTorch, of safetensors, and of C libraries.
-NO_THREAD = "can't start new thread"  # Python's text
-MORE_PROCESSES = "raise the limit of processes and threads of this user, `ulimit -u`"
-TOO_MANY_FILES = os.strerror(errno.EMFILE)
-MORE_FILES = "raise the limit of open files, `ulimit -n 1024`"
-DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos ")
 TORN = b"#torn"  # the end of a torn line to which a later writer has appended others
 TORN_AFTER_S = 0.1  # without growth: whoever writes a line now has written it whole by then
 TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
@@ -183,42 +177,6 @@ def _create_in_place(path: Path, content: bytes) -> bool:
         path.unlink(missing_ok=True)
         raise
     return True
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether a write failed for lack of space, or of quota; libraries say so in a text.
-
-    An error that was raised from another one has the cause of that one.
-    """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    if any(text in str(error) for text in DISK_FULL):
-        return True
-    return error.__cause__ is not None and is_disk_full(error.__cause__)
-
-
-def is_of_a_file(error: OSError) -> bool:
-    """Return whether one file is the cause, such as a folder in its place, and no other is hurt."""
-    is_resource = is_disk_full(error) or error.errno in (errno.EMFILE, errno.ENFILE)
-    return error.filename is not None and not is_resource
-
-
-def remedy_of(error: BaseException) -> str:
-    """Return what follows the text of an error: a remedy if a limit is reached, or nothing."""
-    try:
-        text = str(error)
-    except Exception:  # of a variant
-        return ""
-    if is_without_process(error):
-        return f"; {MORE_PROCESSES}"
-    return f"; {MORE_FILES}" if TOO_MANY_FILES in text else ""
-
-
-def is_without_process(error: BaseException) -> bool:
-    """Return whether the system allows no more processes or threads."""
-    if isinstance(error, BlockingIOError):  # of fork
-        return error.errno == errno.EAGAIN
-    return isinstance(error, RuntimeError) and NO_THREAD in error.args
 
 
 def check_regular(path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 import traceback
 from pathlib import Path
 
+import psutil
 import torch
 
 from harness.distributed.lost_peers import is_lost_peer
@@ -20,19 +21,20 @@ from harness.provenance.present_code import PresentCode
 from harness.provenance.sources import Sources
 from harness.results.checkpoints import drop_states
 from harness.results.claims import Claim, owner_of
-from harness.results.files import is_disk_full, remedy_of
 from harness.results.host_memory import host_capacities
 from harness.results.out_of_memory import Machine, explain, explain_host
 from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
 from harness.results.timing import timing_of_process
+from harness.system_limits import is_disk_full, remedy_of
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.watch import Watch
-from variants.errors import CODE_ERRORS, text_of
+from variants import global_state
+from variants.errors import loaded_files, text_of
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
@@ -75,17 +77,27 @@ def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None
             _train(run, spec, context, watch, stop, started, code)
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
-    except CODE_ERRORS as error:
+    except BaseException as error:  # a variant may raise anything
         with contextlib.suppress(OSError):  # the disk may be full
             traceback.print_exc()
         _record_failure(run, error, stop)
         sys.exit(ExitCode.SOME_FAILED)  # torchrun would write an exception to the disk
     finally:
         stop.restore_handlers()
+        _end_copies()
         if held is not None:
             held.release()
     if stop.exit_code:
         sys.exit(stop.exit_code)
+
+
+def _end_copies() -> None:
+    """Kill the processes that a variant has forked from this one: they would slow later runs."""
+    own = psutil.Process()
+    for child in own.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline() == own.cmdline():  # else it is another program, as a compiler's
+                child.kill()
 
 
 def _claim(run: Run, spec: RunSpec) -> Claim:
@@ -155,7 +167,8 @@ def _train(
     if context.is_first:
         run.write_env(describe(spec, context, watch.hosts, _earlier_environment(run)))
     try:
-        probes = train(run, spec, context, stop, code)
+        with global_state.guarded("training") as changes:
+            probes = train(run, spec, context, stop, code)
     except TrainingInterrupted as error:
         if context.is_first and run.status.status == "running":  # else it is recorded why
             if watch.timeout is not None:
@@ -163,6 +176,8 @@ def _train(
             else:
                 run.finish("interrupted", "killed", str(error))
         return
+    if changes:
+        raise UserError(f"code of {loaded_files()} {changes}")
     checksums: dict[str, int] = {}
     for of_rank in context.gather(run.checksums(context.rank)):  # all have written their last step
         checksums |= of_rank

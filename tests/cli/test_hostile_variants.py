@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hostile import BASES, sample
+from hostile_code import CHANGES, ENDS, HARMLESS, IMPORTS, RAISED
 
 from harness.cli import app, isolation
 from harness.results.store import Store
@@ -41,7 +42,7 @@ device = "cpu"
 AXIS = ["mine"]
 """
 FILE = """
-import ctypes, os, signal, sys, threading, time, atexit, builtins, random, gc
+import IMPORTS
 from pathlib import Path
 import torch
 from variants.AXIS.BASE as Base
@@ -106,81 +107,6 @@ PLACES = {  # the axes and the code in the module, in the class
         "        super()._load_from_state_dict(*args)",
     ),
 }
-RAISED = {
-    "an error": "raise ValueError('x')",
-    "BaseException": "raise BaseException('x')",
-    "an own BaseException": "raise type('Odd', (BaseException,), {})('x')",
-    "KeyboardInterrupt": "raise KeyboardInterrupt",
-    "SystemExit(0)": "raise SystemExit(0)",
-    "sys.exit()": "sys.exit()",
-    "SystemExit(text)": "raise SystemExit('x')",
-    "GeneratorExit": "raise GeneratorExit",
-    "StopIteration": "raise StopIteration",
-    "an error without a text": "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()",
-    "an error whose text is none": "raise type('E', (Exception,), {'__str__': lambda self: 3})()",
-    "an error without a repr": "raise type('E', (Exception,), {'__repr__': lambda s: 1 / 0})('x')",
-    "a long error": "raise ValueError('x' * 10**6)",
-    "an error of many lines": "raise ValueError('x\\n' * 10**4)",
-    "an error with controls": "raise ValueError('\\x1b[31m\\x1b]0;t\\x07\\x00\\udc80')",
-    "an error group": "raise ExceptionGroup('x', [ValueError('a'), TypeError('b')])",
-    "a chain of errors": "raise ValueError('x') from OSError(28, 'No space left on device')",
-    "RecursionError": "deed()",
-    "MemoryError": "bytearray(2**62)",
-    "a tensor without memory": "torch.empty(2**60, device='cpu')",
-    "OSError": "open('/nowhere/x')",
-    "BrokenPipeError": "raise BrokenPipeError",
-    "UserError": "from harness.errors import UserError; raise UserError('x')",
-    "a syntax error": "eval('1 +')",
-    "an assertion": "assert False",
-}
-ENDS = {
-    "os._exit(0)": "os._exit(0)",
-    "os._exit(3)": "os._exit(3)",
-    "C's exit": "ctypes.CDLL(None).exit(0)",
-    "C's _exit": "ctypes.CDLL(None)._exit(0)",
-    "os.abort": "os.abort()",
-    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
-    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
-    "SIGSEGV": "ctypes.string_at(0)",
-    "exec": "os.execv('/bin/true', ['true'])",
-    "exit in a thread": "threading.Thread(target=lambda: os._exit(0)).start(); time.sleep(60)",
-    "a loop": "\n    while True: pass",
-    "a sleep": "time.sleep(10**6)",
-    "a lock": "l = threading.Lock(); l.acquire(); l.acquire()",
-}
-CHANGES = {
-    "chdir": "os.chdir('/')",
-    "closed stdout": "os.close(1)",
-    "closed stderr": "os.close(2)",
-    "closed streams": "os.closerange(0, 3)",
-    "stdout elsewhere": "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)",
-    "sys.stdout": "sys.stdout = None",
-    "sys.stderr": "sys.stderr = open(os.devnull, 'w')",
-    "default type": "torch.set_default_dtype(torch.float64)",
-    "default device": "torch.set_default_device('meta')",
-    "threads": "torch.set_num_threads(torch.get_num_threads() + 1)",
-    "no gradients": "torch.set_grad_enabled(False)",
-    "built-in": "builtins.len = lambda x: 0",
-}
-HARMLESS = {
-    "environment": "os.environ['OMP_NUM_THREADS'] = 'x'",
-    "no environment": "os.environ.clear()",
-    "seeds": "random.seed(1); torch.manual_seed(1)",
-    "a print": "print('x' * 10**5)",
-    "10 MB of prints": "print('x' * 10**7)",
-    "controls": "print('\\x1b[2J')",
-    "a thread that stays": "threading.Thread(target=time.sleep, args=(10**6,)).start()",
-    "an exit handler that fails": "atexit.register(lambda: 1 / 0)",
-    "an exit handler that exits": "atexit.register(lambda: os._exit(0))",
-    "a fork": "os.fork()",
-    "a fork that ends": "\n    if os.fork() == 0: os._exit(0)",
-    "its own file": "Path(__file__).write_text('raise ValueError')",
-    "no file": "Path(__file__).unlink(missing_ok=True)",
-    "signal handlers": "\n    for n in (2, 15): signal.signal(n, signal.SIG_IGN)",
-    "no garbage collection": "gc.disable()",
-    "recursion limit": "sys.setrecursionlimit(10**6)",
-    "hooks": "sys.excepthook = None; sys.unraisablehook = None",
-}
 VALUES = {
     f"returns {text}": f"return {text}"
     for text in (
@@ -235,7 +161,11 @@ def write(folder: Path, axis: str, place: str, deed: str) -> None:
     """Write a study and the file of its variant."""
     _, module, body = PLACES[place]
     base, _, name = BASES[axis].partition(" import ")
-    text = FILE.replace("AXIS", axis).replace("BASE", f"{base} import {name}")
+    text = (
+        FILE.replace("IMPORTS", IMPORTS)
+        .replace("AXIS", axis)
+        .replace("BASE", f"{base} import {name}")
+    )
     text = text.replace("MODULE", module).replace("BODY", body)
     text = text.replace("DEED", DEEDS[deed]).replace("REACHED", str(folder / "reached"))
     file = folder / f"own/{axis}/mine.py"

@@ -107,7 +107,7 @@ def refuse(*_, **__):
     raise AssertionError("a process was started")
 
 
-@settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=N, suppress_health_check=list(HealthCheck))
 @given(mutate=mutations(), varied=st.booleans())
 def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, mutate, varied):
     path = write_study(more=SETTING_AXES if varied else "")

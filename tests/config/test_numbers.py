@@ -124,7 +124,7 @@ def test_each_key_of_a_study_can_be_tried(write, key):
     check(["list", write(with_companions(key) | {key: "1"})], key.rpartition(".")[2], "1")
 
 
-@settings(max_examples=N // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=N // 4, suppress_health_check=list(HealthCheck))
 @given(key=st.sampled_from(FIELDS), value=VALUES, in_list=st.booleans(), override=st.booleans())
 @example(key="model.n_embd", value=str(2**63 - 1), in_list=False, override=False)
 @example(key="model.n_embd", value=DIGITS, in_list=False, override=False)
@@ -143,7 +143,7 @@ def test_a_value_of_a_study_is_valid_or_named(write, key, value, in_list, overri
         check(["list", write(keys | {key: item})], name, value)
 
 
-@settings(max_examples=N * 2 // 5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=N * 2 // 5, suppress_health_check=list(HealthCheck))
 @given(option=st.sampled_from(OPTIONS), value=VALUES, in_list=st.booleans())
 @example(option=("attention", "mha", "logit_softcap"), value="inf", in_list=False)
 @example(option=("attention", "sliding_window", "dilation"), value=str(2**31 - 1), in_list=False)
@@ -162,7 +162,7 @@ def test_an_option_of_a_variant_is_valid_or_named(write, option, value, in_list)
     assert code == 0 or ": axes" in message or ": train" in message, message
 
 
-@settings(max_examples=N // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=N // 10, suppress_health_check=list(HealthCheck))
 @given(flag=st.sampled_from(FLAGS), value=VALUES)
 @example(flag=("plan", "--effect-size"), value="inf")
 def test_a_flag_is_valid_or_named(write, tmp_path, flag, value):

@@ -17,7 +17,7 @@ from harness.data.batches import (
 )
 from harness.results.records import TokenSlice
 
-quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
+quick = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from harness.data.mixture import mix
 from harness.errors import UserError
 from harness.results.records import CorpusPart, DataSettings, TokenSlice
 
-quick = settings(deadline=None, max_examples=40, derandomize=True, database=None)
+quick = settings(max_examples=40)
 SEQ_LEN = 8
 LENGTHS = (40, 400, 90)  # tokens of each corpus; of the second in two files
 STARTS = np.cumsum((0, *LENGTHS))

@@ -358,7 +358,7 @@ HEADERS = st.lists(st.sampled_from(["entry", "seed", "val_loss", "step", "step_s
 @given(
     HEADERS, st.lists(st.lists(CELLS, max_size=5), max_size=5), st.sampled_from(["csv", "jsonl"])
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_table_ends_in_an_exception(header, rows, suffix):
     """Any content is imported, or refused with a message."""
     lines = [",".join(cells) for cells in [header, *rows]]

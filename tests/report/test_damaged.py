@@ -71,7 +71,7 @@ def harm(data: bytes, where: float, how: str, junk: bytes) -> bytes:
     }[how]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(FILES),
     where=st.floats(0, 0.999),

@@ -1,6 +1,5 @@
 """A crash in the middle of a write loses no result, and a damaged file is named."""
 
-import errno
 import math
 import os
 
@@ -10,7 +9,6 @@ from synthetic_results import step_record
 from harness.errors import StoreError
 from harness.results.files import (
     JsonLinesWriter,
-    is_disk_full,
     read_json,
     read_lines,
     read_record,
@@ -159,25 +157,6 @@ def test_a_line_that_another_process_writes_is_not_torn(tmp_path, monkeypatch):
 
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (OSError(errno.ENOSPC, "x"), True),
-        (OSError(errno.EDQUOT, "x"), True),
-        (ValueError("I/O error: No space left on device (os error 28)"), True),
-        (RuntimeError("unexpected pos 704 vs 598"), True),
-        (OSError(errno.EACCES, "x"), False),
-        (ValueError("no space"), False),
-    ],
-)
-def test_a_full_disk_is_not_an_error_of_the_run(error, expected):
-    """`--retry-failed` would discard its checkpoints."""
-    assert is_disk_full(error) is expected
-    wrapped = RuntimeError("a state cannot be written")
-    wrapped.__cause__ = error
-    assert is_disk_full(wrapped) is expected
 
 
 LEFT = ".x.json.0123456789abcdef.tmp"

@@ -205,7 +205,7 @@ def cases(draw):
     return options, draw(st.integers(1, 90)), draw(st.integers(1, 2))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     case=cases(),
     biased=st.booleans(),
