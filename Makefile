@@ -68,7 +68,8 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50) and at file-syst
 		tests/cli/test_hostile_checkpoints.py tests/cli/test_hostile_results.py \
 		tests/cli/test_hostile_values.py tests/cli/test_hostile_flags.py \
 		tests/cli/test_hostile_variants.py \
-		tests/launch/test_tampered_results.py tests/cli/test_tampered_commands.py
+		tests/launch/test_tampered_results.py tests/cli/test_tampered_commands.py \
+		tests/launch/test_hostile_ranks.py
 	@FUZZ=1000 $(pytest) -n $(WORKERS) tests/launch/test_environments.py
 	@FUZZ=1 $(pytest) tests/variants/test_parallelism.py
 

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.distributed
 DEEDS = RAISED | ENDS | CHANGES | HARMLESS
 # An error that no `except Exception` sees, a text that UTF-8 has not, a second process with the
 # files of the run, and a speed that other runs have not.
-ALWAYS = ("BaseException", "an error with controls", "a fork", "threads")
+ALWAYS = {  # by the number of ranks
+    1: ("BaseException", "an error with controls", "a fork", "threads"),
+    2: ("BaseException", "a fork"),
+}
 REASONS = {
     "MemoryError": "oom",
     "a tensor without memory": "oom",
@@ -45,7 +48,7 @@ def deed():
 class V(Learned):
     def embed(self, x, positions):
         global n_calls
-        if self.training and not x.is_meta and "RANK" in os.environ:
+        if self.training and not x.is_meta and os.environ.get("RANK") == "LAST":
             n_calls += 1
             if n_calls == 3:
                 deed()
@@ -69,13 +72,17 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_a_deed_of_a_rank_costs_its_own_run(new_harness):
-    chosen = [*ALWAYS, *sample(DEEDS.keys() - ALWAYS, 2)]
+@pytest.mark.parametrize("n_ranks", ALWAYS)
+def test_a_deed_of_a_rank_costs_its_own_run(new_harness, n_ranks):
+    """With two ranks, it is the other one that meets the broken connection."""
+    chosen = [*ALWAYS[n_ranks], *sample(DEEDS.keys() - ALWAYS[n_ranks], 2)]
     deeds = {f"deed{i}": deed for i, deed in enumerate(chosen)}
     labels = ", ".join(f'"{name}"' for name in (*deeds, "learned"))
-    study = new_harness.study(f"[{labels}]")
+    parallelism = '"single"' if n_ranks == 1 else f'{{ variant = "ddp", nproc = {n_ranks} }}'
+    study = new_harness.study(f"[{labels}]", parallelism=f"[{parallelism}]")
     for name, deed in deeds.items():
         text = VARIANT.replace("IMPORTS", IMPORTS).replace("DEED", DEEDS[deed])
+        text = text.replace("LAST", str(n_ranks - 1))
         (study.parent / f"mine/positional/{name}.py").write_text(text)
     new_harness("run", study, settings=["launch.stall_timeout_s=20"], code=1)
     assert all_end(processes_of(study.parent))
