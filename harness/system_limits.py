@@ -3,7 +3,7 @@
 import errno
 import os
 
-from variants.errors import text_of
+from variants.errors import full_text
 
 # Texts of PyTorch, of safetensors, and of C libraries.
 NO_THREAD = "can't start new thread"  # Python's text
@@ -20,7 +20,7 @@ def is_disk_full(error: BaseException) -> bool:
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    if any(text in text_of(error) for text in DISK_FULL):
+    if any(text in full_text(error) for text in DISK_FULL):
         return True
     return error.__cause__ is not None and is_disk_full(error.__cause__)
 
@@ -35,7 +35,7 @@ def remedy_of(error: BaseException) -> str:
     """Return what follows the text of an error: a remedy if a limit is reached, or nothing."""
     if is_without_process(error):
         return f"; {MORE_PROCESSES}"
-    return f"; {MORE_FILES}" if TOO_MANY_FILES in text_of(error) else ""
+    return f"; {MORE_FILES}" if TOO_MANY_FILES in full_text(error) else ""
 
 
 def is_without_process(error: BaseException) -> bool:

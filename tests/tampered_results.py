@@ -41,7 +41,6 @@ from harness.training.checkpointing import (
     CHECKSUMS,
     Checkpoints,
     _checksums,
-    has_own_curves,
     resumable_checkpoints,
 )
 from harness.training.resume import _is_evaluated, _n_consecutive
@@ -101,7 +100,9 @@ class Training:
         usable = [
             n
             for n, folder in ((n_steps(path), path) for path in resumable_checkpoints(run))
-            if n <= n_recorded and _is_evaluated(evals, n, spec) and has_own_curves(run, folder, 0)
+            if n <= n_recorded
+            and _is_evaluated(evals, n, spec)
+            and begins_as_saved(run, 0, saved_curves(folder))
         ]
         n_done = max(usable, default=0)
         run.truncate_steps(0, n_done)
@@ -124,7 +125,7 @@ class Training:
                 raise Died
         lines.close()
         evaluations.close()
-        run.write_probes(ProbeResults.model_validate(PROBES | {"checksums": run.checksums(0)}))
+        run.write_probes(ProbeResults.model_validate(PROBES | {"checksums": run.checksums()}))
         run.finish("done")
         drop_states(run, spec.launch.keep_checkpoints)
 

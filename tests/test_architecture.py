@@ -17,6 +17,7 @@ IMPORTS = {
     "results": "errors",
     "provenance": "errors results",
     "variants": "",
+    "system_limits": "variants",
     "study": "errors results",
     "analysis": "errors results provenance study",
     "ingest": "errors results analysis",
@@ -30,13 +31,12 @@ IMPORTS = {
     "contract": "errors results variants distributed model probes",
     "published": "errors results variants model data",
     "sampling": "errors results variants model data probes",
-    "training": "errors results provenance variants distributed model data probes",
+    "training": "errors system_limits results provenance variants distributed model data probes",
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
-    "launch": "errors printable results provenance",
-    "cli": "errors printable results provenance variants study analysis ingest report export model "
-    "data published sampling "
-    "training config contract preflight launch",
+    "launch": "errors printable system_limits results provenance",
+    "cli": "errors printable system_limits results provenance variants study analysis ingest report "
+    "export model data published sampling training config contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = (

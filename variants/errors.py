@@ -41,15 +41,20 @@ def describe(
     return f"{place}: {message}" if place else message
 
 
-def text_of(error: BaseException) -> str:
-    """Return the text of an exception of any code: shortened, and empty if it cannot be shown.
+def full_text(error: BaseException) -> str:
+    """Return the text of an exception of any code, empty if it cannot be shown.
 
     Surrogates, which no file in UTF-8 can hold, are escaped.
     """
     try:
-        text = str(error).encode(errors="backslashreplace").decode()
-    except CODE_ERRORS:
+        return str(error).encode(errors="backslashreplace").decode()
+    except BaseException:
         return ""
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception of any code for a message, shortened."""
+    text = full_text(error)
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
 
 
@@ -83,14 +88,11 @@ def error_line(error: BaseException, files: Iterable[Path]) -> str:
 
 
 def loaded_files() -> str:
-    """Return the files of the user's variants that this process has imported, or their number.
-
-    It is "a variant" without any.
-    """
+    """Return the files of the user's variants that this process has imported, or their number."""
     modules = [
         module for name, module in list(sys.modules.items()) if name.startswith(USER_PACKAGE)
     ]
-    files = [str(module.__file__) for module in modules] or ["a variant"]
+    files = [str(module.__file__) for module in modules]
     return ", ".join(files) if len(files) <= MAX_FILES else f"{len(files)} files of variants"
 
 

@@ -27,19 +27,11 @@ class _Item:
     restore: Callable[..., object]
 
 
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return ""
-
-
 def _set_stream(name: str) -> Callable[[object], None]:
     return lambda value: setattr(sys, name, value)
 
 
 ITEMS = (
-    _Item("the present folder (os.chdir)", _folder, os.chdir),
     _Item("the default type of tensors", torch.get_default_dtype, torch.set_default_dtype),
     _Item("the default device of tensors", torch.get_default_device, torch.set_default_device),
     _Item("PyTorch's number of threads", torch.get_num_threads, torch.set_num_threads),
@@ -74,20 +66,21 @@ def guarded(doing: str) -> Iterator[Changes]:
 
     The changes are known once the context has ended.
     """
-    changes = Changes()
-    with activity.doing(doing), _restored(changes.names):
+    with activity.doing(doing), restored() as changes:
         yield changes
 
 
 @contextlib.contextmanager
-def _restored(changes: list[str]) -> Iterator[None]:
-    """Restore the state of the process at the end; add the names of what had changed."""
+def restored() -> Iterator[Changes]:
+    """Restore the state of the process at the end; the changes are known then."""
     before = [item.read() for item in ITEMS]
     built_in = dict(vars(builtins))
     pid = os.getpid()
     copies = {fd: _copy(fd) for fd in STREAMS}
+    folder = _open_folder()
+    changes = Changes()
     try:
-        yield
+        yield changes
     finally:
         if os.getpid() != pid:  # the code has forked: its copy must not continue as this program
             os._exit(0)
@@ -96,16 +89,21 @@ def _restored(changes: list[str]) -> Iterator[None]:
                 continue
             if not _is_same(fd, copy):
                 os.dup2(copy, fd)
-                changes.append(f"the file of {STREAMS[fd]} (descriptor {fd})")
+                changes.names.append(f"the file of {STREAMS[fd]} (descriptor {fd})")
             os.close(copy)
+        if folder is not None:
+            if not _is_same(".", folder):
+                os.fchdir(folder)
+                changes.names.append("the present folder (os.chdir)")
+            os.close(folder)
         for name, value in built_in.items():
             if vars(builtins).get(name) is not value:
                 setattr(builtins, name, value)
-                changes.append(f"the built-in {name}")
+                changes.names.append(f"the built-in {name}")
         for item, value in zip(ITEMS, before, strict=True):
             if item.read() != value:
                 item.restore(value)
-                changes.append(item.name)
+                changes.names.append(item.name)
 
 
 def _copy(fd: int) -> int | None:
@@ -115,8 +113,20 @@ def _copy(fd: int) -> int | None:
         return None
 
 
-def _is_same(fd: int, copy: int) -> bool:
+def _open_folder() -> int | None:
     try:
-        return os.path.sameopenfile(fd, copy)
+        return os.open(".", os.O_RDONLY)
+    except OSError:  # it has been removed
+        return None
+
+
+def _is_same(now: int | str, before: int) -> bool:
+    """Return whether a descriptor or a path leads to the open file `before`."""
+    try:
+        expected = os.fstat(before)
+    except OSError:  # of a file server, not of the code
+        return True
+    try:
+        return os.path.samestat(os.stat(now), expected)
     except OSError:
         return False

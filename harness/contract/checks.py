@@ -43,7 +43,7 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
             results.append(CheckResult(check.name, "skipped", message))
             continue
         try:
-            with global_state.guarded(f"the check `{check.name}` of {loaded_files()}") as changes:
+            with global_state.guarded(f"the check `{check.name}` of {_code()}") as changes:
                 violations = check.find()
         except SkipCheck as reason:
             results.append(CheckResult(check.name, "skipped", str(reason)))
@@ -51,7 +51,7 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
         except CODE_ERRORS as error:
             violations = [raised(check.name, error)]
         if changes:
-            violations = [*violations, Violation(check.name, f"code of {loaded_files()} {changes}")]
+            violations = [*violations, Violation(check.name, f"code of {_code()} {changes}")]
         if violations:
             failed.add(check.name)
             message = "; ".join(map(str, violations))
@@ -59,3 +59,8 @@ def run_checks(checks: Iterable[Check]) -> list[CheckResult]:
         else:
             results.append(CheckResult(check.name, "passed"))
     return results
+
+
+def _code() -> str:
+    """Return the files of the user's variants, as a message names them."""
+    return loaded_files() or "a variant"

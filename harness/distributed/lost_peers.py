@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from variants.errors import text_of
+from variants.errors import full_text
 
 # In messages of gloo, which raises a plain RuntimeError that names a file of its transport. Other
 # messages of the transport are errors of this program, for example tensors of unequal sizes.
@@ -31,7 +31,7 @@ def is_lost_peer(error: BaseException) -> bool:
     The messages are those of torch 2.11 to 2.13; a peer that was killed, stopped and cut off was
     tried with gloo.
     """
-    text = text_of(error).lower()
+    text = full_text(error).lower()
     if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
         return True
     if isinstance(error, dist.DistBackendError) and any(part in text for part in NCCL):

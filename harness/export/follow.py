@@ -26,7 +26,6 @@ from harness.results import frames
 from harness.results.run import TRANSIENT_FAILURES, Run
 from harness.results.run_data import RunData, read_run
 from harness.results.store import Store
-from variants.errors import text_of
 
 INTERVAL_S = 5.0
 POLL_ENDED_S = 0.2
@@ -112,7 +111,7 @@ class RunFollower:
     def _give_up(self, error: Exception) -> None:
         self._is_given_up = True
         traceback.print_exception(error)
-        reason = " ".join(f"{type(error).__name__}: {text_of(error)}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"{self._run.run_id}: {reason}", flush=True)
 
 

@@ -13,7 +13,7 @@ from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.results.host_memory import Capacity
 from harness.results.records import RankMemory
-from variants.errors import text_of
+from variants.errors import full_text
 
 RSS_UNIT_BYTES = (
     1 if sys.platform == "darwin" else 1024
@@ -103,7 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    text = text_of(error).lower()
+    text = full_text(error).lower()
     if any(phrase in text for phrase in OUT_OF_MEMORY):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
@@ -111,7 +111,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_of_gpu(error: BaseException) -> bool:
     """Return whether the memory that ran out is that of a GPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "cuda" in text_of(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "cuda" in full_text(error).lower()
 
 
 def gpu_capacity(device: torch.device) -> Capacity:

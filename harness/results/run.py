@@ -212,7 +212,7 @@ class Run(RunFiles):
             if path.name in ("spec.json", "status.json"):
                 continue
             self.check_claim()
-            with self._reading():
+            with self.reading():
                 if resumes and _is_needed_to_resume(path):
                     self._detach_writers(path)
                 else:

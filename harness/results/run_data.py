@@ -342,9 +342,9 @@ def _read_checked(run: Run) -> RunData:
     _check(data)
     if data.status == "done":
         recorded = data.measured.checksums
-        found = run.checksums() if recorded else {}
-        for name in sorted({*recorded, *found}):
-            if found.get(name) != recorded.get(name):
+        present = run.checksums() if recorded else {}
+        for name in sorted({*recorded, *present}):
+            if present.get(name) != recorded.get(name):
                 raise StoreError(f"{name}: is not the file that the run wrote; {REMEDY}")
     return data
 

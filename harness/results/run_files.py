@@ -142,7 +142,7 @@ class RunFiles:
             self._fence.check()
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """Read files before they are replaced; a successor may have removed them meanwhile.
 
         Raises:
@@ -215,36 +215,48 @@ class RunFiles:
         """Return the files to which `rank` appends."""
         return [self.steps_path(rank), *([self.evals_path] if rank == 0 else [])]
 
+    def curve_sizes(self, rank: int) -> dict[Path, int]:
+        """Return their present numbers of bytes, without files that are missing."""
+        sizes = {}
+        for path in self.curves(rank):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
+        return sizes
+
     def flush(self, rank: int) -> None:
         """Flush the lines that `rank` has appended to disk."""
         for path in self.curves(rank):
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
                 os.fsync(file.fileno())
 
-    def checksums(self, rank: int | None = None) -> dict[str, int]:
-        """Return the CRC-32 of the files of results, without probes.json.
-
-        They are those that `rank` has written, or all that there are.
+    def checksums_of(self, rank: int) -> dict[str, int]:
+        """Return the CRC-32 of the files of results that `rank` has written, but of probes.json.
 
         Raises:
             OSError: one cannot be read.
         """
-        if rank is None:
-            paths = [*self._steps_paths(), self.evals_path]
-        else:
-            paths = self.curves(rank)
-        if rank in (None, 0) and os.path.lexists(self._examples_path):
-            paths.append(self._examples_path)
+        return self._checksums([*self.curves(rank), *([self._examples_path] if rank == 0 else [])])
+
+    def checksums(self) -> dict[str, int]:
+        """Return the same of all files that there are.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        return self._checksums([*self._steps_paths(), self.evals_path, self._examples_path])
+
+    def _checksums(self, paths: list[Path]) -> dict[str, int]:
+        paths = [path for path in paths if path != self._examples_path or os.path.lexists(path)]
         return {path.name: crc32(path) for path in paths}
 
     def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
-        with self._reading():
+        with self.reading():
             truncate_lines(self.steps_path(rank), n_steps, self._fence)
 
     def truncate_evals(self, n_evals: int) -> None:
         """Keep the first `n_evals` evaluations."""
-        with self._reading():
+        with self.reading():
             truncate_lines(self.evals_path, n_evals, self._fence)
 
     def write_env(self, env: Environment) -> None:

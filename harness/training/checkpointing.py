@@ -7,7 +7,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,13 +187,12 @@ class Checkpoints:
     def _stage(self, step: int, val_loss: float | None) -> _Staged:
         names = [name for name, _ in named_local_parameters(self._gpt)]
         self._state = stage_state(step, self._gpt, self._optimizer, self.average, self._state)
-        curves = self._run.curves(self._context.rank)
         return _Staged(
             step=step,
             val_loss=val_loss,
             weights={name: self._state["model"][name] for name in names},
             state=self._state,
-            curves={path: path.stat().st_size for path in curves if path.exists()},
+            curves=self._run.curve_sizes(self._context.rank),
         )
 
     def _write_in_thread(self, staged: _Staged) -> None:
@@ -217,7 +216,9 @@ class Checkpoints:
             folder = self._on_all(lambda: self._begin(stack, staged.step, tensors))[0]
             assert folder is not None
             write_state(folder, staged.state, self._specs, self._thread_context.group)
-            curves = [starts or {} for starts in self._on_all(lambda: self._flush(staged))]
+            curves: dict[str, FileStart] = {}
+            for starts in self._on_all(lambda: self._flush(staged)):
+                curves |= starts or {}
             self._on_all(lambda: self._complete(folder, curves))
             self._on_all(lambda: self._publish(stack, staged))
 
@@ -233,17 +234,15 @@ class Checkpoints:
     def _flush(self, staged: _Staged) -> dict[str, FileStart]:
         """Flush the curves of this rank to disk; return their first bytes, up to the saved step."""
         self._run.flush(self._context.rank)
-        return {
-            path.name: FileStart(n_bytes=n_bytes, crc32=crc32(path, n_bytes))
-            for path, n_bytes in staged.curves.items()
-        }
+        with self._run.reading():
+            return {
+                path.name: FileStart(n_bytes=n_bytes, crc32=crc32(path, n_bytes))
+                for path, n_bytes in staged.curves.items()
+            }
 
-    def _complete(self, folder: Path, curves: Sequence[Mapping[str, FileStart]]) -> None:
+    def _complete(self, folder: Path, curves: Mapping[str, FileStart]) -> None:
         if self._context.is_first:
-            checksums = StateChecksums(
-                crc32=_checksums(folder / STATE),
-                curves=dict(start for of_rank in curves for start in of_rank.items()),
-            )
+            checksums = StateChecksums(crc32=_checksums(folder / STATE), curves=dict(curves))
             write_json(folder / STATE / CHECKSUMS, checksums)
         self._run.check_claim()
 
@@ -356,6 +355,11 @@ def _is_undamaged(state: Path) -> bool:
         return False
 
 
+def saved_curves(folder: Path) -> dict[str, FileStart]:
+    """Return the curves as they were when an undamaged state was saved, by the names of files."""
+    return _recorded(folder / STATE).curves
+
+
 def _recorded(state: Path) -> StateChecksums:
     return StateChecksums.model_validate(read_json(state / CHECKSUMS))
 
@@ -364,14 +368,13 @@ def _checksums(state: Path) -> dict[str, int]:
     return {path.name: crc32(path) for path in sorted(state.iterdir()) if path.name != CHECKSUMS}
 
 
-def has_own_curves(run: Run, folder: Path, rank: int) -> bool:
-    """Return whether the curves of `rank` begin as they were when an undamaged state was saved.
+def begins_as_saved(run: Run, rank: int, saved: Mapping[str, FileStart]) -> bool:
+    """Return whether the curves of `rank` begin as they were when a state was saved.
 
     Otherwise the state, or a curve, is that of another run.
     """
-    curves = _recorded(folder / STATE).curves
     for path in run.curves(rank):
-        start = curves.get(path.name)
+        start = saved.get(path.name)
         if start is not None and crc32(path, start.n_bytes) != start.crc32:
             return False
     return True

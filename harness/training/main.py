@@ -78,24 +78,24 @@ def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
     except BaseException as error:  # a variant may raise anything
-        with contextlib.suppress(OSError):  # the disk may be full
+        with contextlib.suppress(Exception):  # the disk may be full, the stream closed
             traceback.print_exc()
         _record_failure(run, error, stop)
         sys.exit(ExitCode.SOME_FAILED)  # torchrun would write an exception to the disk
     finally:
         stop.restore_handlers()
-        _end_copies()
         if held is not None:
             held.release()
+        _end_copies()
     if stop.exit_code:
         sys.exit(stop.exit_code)
 
 
 def _end_copies() -> None:
     """Kill the processes that a variant has forked from this one: they would slow later runs."""
-    own = psutil.Process()
-    for child in own.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
+        own = psutil.Process()
+        for child in own.children(recursive=True):
             if child.cmdline() == own.cmdline():  # else it is another program, as a compiler's
                 child.kill()
 
@@ -167,25 +167,36 @@ def _train(
     if context.is_first:
         run.write_env(describe(spec, context, watch.hosts, _earlier_environment(run)))
     try:
-        with global_state.guarded("training") as changes:
+        with global_state.restored() as changes:
             probes = train(run, spec, context, stop, code)
     except TrainingInterrupted as error:
+        _refuse(changes)
         if context.is_first and run.status.status == "running":  # else it is recorded why
             if watch.timeout is not None:
                 run.finish("failed", "timeout", f"{watch.timeout}; {error}")
             else:
                 run.finish("interrupted", "killed", str(error))
         return
-    if changes:
-        raise UserError(f"code of {loaded_files()} {changes}")
+    _refuse(changes)
+    run.flush(context.rank)
     checksums: dict[str, int] = {}
-    for of_rank in context.gather(run.checksums(context.rank)):  # all have written their last step
-        checksums |= of_rank
+    for part in context.gather(run.checksums_of(context.rank)):  # all have written their last step
+        checksums |= part
     if context.is_first:
         probes = _with_total_time(probes, time.time() - started)
         run.write_probes(probes.model_copy(update={"checksums": checksums}))
         run.finish("done")
         drop_states(run, spec.launch.keep_checkpoints)
+
+
+def _refuse(changes: global_state.Changes) -> None:
+    """Fail a run whose code has changed the state of its process, on which its times depend.
+
+    Raises:
+        UserError: it has.
+    """
+    if changes:
+        raise UserError(f"code of {loaded_files() or 'a library'} {changes}")
 
 
 def _earlier_environment(run: Run) -> Environment | None:

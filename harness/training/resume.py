@@ -15,9 +15,10 @@ from harness.results.run import Run
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
-    has_own_curves,
+    begins_as_saved,
     load_state,
     resumable_checkpoints,
+    saved_curves,
 )
 from harness.training.evaluation import Evaluation
 
@@ -79,13 +80,15 @@ def resume(
     evals = read_lines(run.evals_path, EvalRecord, until_damaged=True)
     n_recorded = min(context.gather(_n_consecutive(steps)))
     folders = resumable_checkpoints(run) if context.is_first else []
+    checkpoints_found = [(folder, saved_curves(folder)) for folder in folders]
     n_done = 0
-    for folder in context.gather(folders)[0]:
+    for folder, saved in context.gather(checkpoints_found)[0]:
         n_steps = int(folder.name.removeprefix("step-"))
         if n_steps > n_recorded or not context.gather(_is_evaluated(evals, n_steps, spec))[0]:
             continue
-        if not all(context.gather(has_own_curves(run, folder, context.rank))):
-            print(f"{folder}: was saved with other curves than those here; trying an older one")
+        if not all(context.gather(begins_as_saved(run, context.rank, saved))):
+            if context.is_first:
+                print(f"{folder}: was saved with other curves than those of this run; not used")
             continue
         try:
             n_done = load_state(folder, gpt, optimizer, checkpoints.average)

@@ -53,7 +53,7 @@ def runs(tmp_path):
         run.mark_running()
         (run.path / "examples.json").write_text(EXAMPLES)
         finish(run, loss, (0.1 + seed,))
-        run.write_probes(ProbeResults.model_validate(PROBES | {"checksums": run.checksums(0)}))
+        run.write_probes(ProbeResults.model_validate(PROBES | {"checksums": run.checksums()}))
         assert isinstance(read_run(run), RunData)
         runs.append(run)
     return runs
