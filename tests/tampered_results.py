@@ -41,7 +41,9 @@ from harness.training.checkpointing import (
     CHECKSUMS,
     Checkpoints,
     _checksums,
+    begins_as_saved,
     resumable_checkpoints,
+    saved_curves,
 )
 from harness.training.resume import _is_evaluated, _n_consecutive
 

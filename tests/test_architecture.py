@@ -35,8 +35,8 @@ IMPORTS = {
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors printable system_limits results provenance",
-    "cli": "errors printable system_limits results provenance variants study analysis ingest report "
-    "export model data published sampling training config contract preflight launch",
+    "cli": "errors printable system_limits results provenance variants study analysis ingest "
+    "report export model data published sampling training config contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = (

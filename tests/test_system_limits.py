@@ -1,4 +1,4 @@
-"""A limit of the system is told from an error of a run."""
+"""A limit of the system is distinguished from an error of a run."""
 
 import errno
 import os
@@ -15,6 +15,7 @@ from harness.system_limits import MORE_FILES, MORE_PROCESSES, is_disk_full, reme
         (OSError(errno.EDQUOT, "x"), True),
         (ValueError("I/O error: No space left on device (os error 28)"), True),
         (RuntimeError("unexpected pos 704 vs 598"), True),
+        (RuntimeError("x" * 5000 + "No space left on device"), True),  # of a compiler
         (OSError(errno.EACCES, "x"), False),
         (ValueError("no space"), False),
     ],
@@ -27,7 +28,7 @@ def test_a_full_disk_is_not_an_error_of_the_run(error, expected):
     assert is_disk_full(wrapped) is expected
 
 
-class Shy(Exception):
+class NoText(Exception):
     def __str__(self):
         raise ValueError
 
@@ -39,7 +40,7 @@ class Shy(Exception):
         (RuntimeError("can't start new thread"), f"; {MORE_PROCESSES}"),
         (BlockingIOError(errno.EAGAIN, "x"), f"; {MORE_PROCESSES}"),
         (ValueError("x"), ""),
-        (Shy(), ""),
+        (NoText(), ""),
     ],
 )
 def test_a_limit_is_named_with_its_remedy(error, remedy):
