@@ -344,7 +344,10 @@ def _read_checked(run: Run) -> RunData:
         recorded = data.measured.checksums
         present = run.checksums() if recorded else {}
         for name in sorted({*recorded, *present}):
-            if present.get(name) != recorded.get(name):
+            if name not in present:
+                missing = f"states a checksum of {name}, which is missing"
+                raise StoreError(f"probes.json: {missing}; {REMEDY}")
+            if present[name] != recorded.get(name):
                 raise StoreError(f"{name}: is not the file that the run wrote; {REMEDY}")
     return data
 

@@ -32,7 +32,6 @@ CHANGES = {
         "steps.rank1.jsonl",
         lambda run, _: shutil.copyfile(run.steps_path(0), run.steps_path(1)),
     ),
-    "no examples": ("examples.json", lambda run, _: (run.path / "examples.json").unlink()),
     "other examples": (
         "examples.json",
         lambda run, _: (run.path / "examples.json").write_text(f"{EXAMPLES} "),
@@ -66,6 +65,12 @@ def test_a_file_that_a_run_has_not_written_is_named(runs, change):
     apply(run, other)
     assert read_run(run).why.startswith(f"{name}: is not the file that the run wrote; remove its ")
     assert isinstance(read_run(other), RunData)
+
+
+def test_missing_examples_are_named(runs):
+    run, _ = runs
+    (run.path / "examples.json").unlink()
+    assert "states a checksum of examples.json, which is missing" in read_run(run).why
 
 
 def test_runs_of_older_versions_have_no_checksums(runs):
