@@ -18,6 +18,8 @@ import pytest
 
 from harness.cli.app import main
 from harness.errors import ExitCode
+from harness.results import checkpoints
+from harness.results.files import absolute
 from harness.results.run import Run
 from harness.results.store import Store
 
@@ -155,11 +157,11 @@ class Harness:
         """Return the runs of the study."""
         return Store(self.folder / "results").runs("s")
 
-    def wait_for_steps(self, process: subprocess.Popen, n_steps: int = 1) -> Run:
-        """Wait until a run of `process` has recorded so many steps."""
+    def wait_for_steps(self, process: subprocess.Popen, n_steps: int = 1, n_saved: int = 0) -> Run:
+        """Wait until a run of `process` has recorded so many steps, and saved so many."""
         while process.poll() is None:
             for run in self.runs():
-                if len(run.steps()) >= n_steps:
+                if len(run.steps()) >= n_steps and n_saved_steps(run) >= n_saved:
                     return run
             time.sleep(0.05)
         raise AssertionError(process.communicate()[1])
@@ -206,6 +208,11 @@ def restored_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def n_saved_steps(run: Run) -> int:
+    """Return the number of steps from which a run resumes if it is killed now."""
+    return checkpoints.n_steps(absolute(run.newest_checkpoint))
 
 
 def command_process(pid: int) -> psutil.Process:

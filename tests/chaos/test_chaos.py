@@ -49,7 +49,7 @@ def test_a_process_that_is_gone_is_named_and_its_run_resumes(
     settings = ["launch.checkpoint_every=1", "launch.stall_timeout_s=20"]
     try:
         process = harness.start("run", study, settings=settings)
-        run = harness.wait_for_steps(process, 2)
+        run = harness.wait_for_steps(process, 2, n_saved=1)
         children = command_process(process.pid).children()
         (server,) = (child for child in children if child.children())
         ranks = sorted(server.children(), key=lambda rank: rank.pid)  # by the order of their start

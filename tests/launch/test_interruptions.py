@@ -69,7 +69,7 @@ def test_a_killed_rank_is_reported_as_killed(new_harness):
     study = new_harness.study('["slow"]', '["mha"]', DDP)
     fast = slow_variant(new_harness)
     process = new_harness.start("run", study, settings=AT_EVERY_STEP)
-    run = new_harness.wait_for_steps(process, 2)
+    run = new_harness.wait_for_steps(process, 2, n_saved=1)
     servers = command_process(process.pid).children()
     ranks = [rank for server in servers for rank in server.children()]
     assert len(ranks) == 2

@@ -8,7 +8,7 @@ from unittest import mock
 import nodes_here
 import psutil
 import pytest
-from command_line import Harness, all_end
+from command_line import Harness, all_end, n_saved_steps
 from nodes_here import Srun
 
 from harness.cli.studies import load_study
@@ -53,7 +53,10 @@ class TwoNodes:
             thread.start()
             threads.append(thread)
         for name, run in self.runs.items():
-            while len(run.steps()) < 2 and run.status.status in ("pending", "running"):
+            while (n_saved_steps(run) == 0 or len(run.steps()) < 2) and run.status.status in (
+                "pending",
+                "running",
+            ):
                 threads[0].join(0.05)
             self._kill(name)
         for thread in threads:

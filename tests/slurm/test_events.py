@@ -5,6 +5,7 @@ import time
 
 import psutil
 import pytest
+from command_line import n_saved_steps
 from slurm_cluster import Cluster, Job, wait_until
 from slurm_login import Login, curves
 
@@ -63,7 +64,7 @@ def test_events_end_in_a_resume_or_a_named_failure(login):
     wait_until(lambda: len(active(login)) == 6, "all are submitted")
     elements = {job: run for job, (run,) in login.elements().items()}
     started = time.time()
-    wait_until(lambda: all(len(run.steps()) >= 3 for run in elements.values()), "all train")
+    wait_until(lambda: all(map(n_saved_steps, elements.values())), "all have saved a checkpoint")
     by_node: dict[str, list[str]] = {"n1": [], "n2": []}
     for job in active(login).values():
         by_node[job.nodes].append(job.id)
