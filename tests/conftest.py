@@ -12,7 +12,7 @@ from synthetic_results import SIZES, SyntheticStudy
 from harness.analysis import dataset
 from harness.distributed.process_group import DistributedContext
 
-# Every run of the tests tries the same examples; FUZZ tries others. A busy machine is no fault.
+# Each run tries the same examples; with FUZZ, others. A busy machine must not fail a test.
 settings.register_profile(
     "tests",
     deadline=None,

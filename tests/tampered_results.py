@@ -22,12 +22,11 @@ from harness.errors import ClaimLost, StoreError
 from harness.model.weights import atomic_folder
 from harness.provenance.archive import archive_code
 from harness.results.checkpoints import STATE, drop_states, n_steps
-from harness.results.files import crc32, read_lines, write_json
+from harness.results.files import read_lines, write_json
 from harness.results.owner import this_process
 from harness.results.records import (
     Environment,
     EvalRecord,
-    FileStart,
     Owner,
     ProbeResults,
     RunSpec,
@@ -42,6 +41,7 @@ from harness.training.checkpointing import (
     Checkpoints,
     _checksums,
     begins_as_saved,
+    file_starts,
     resumable_checkpoints,
     saved_curves,
 )
@@ -139,10 +139,7 @@ class Training:
             (folder / STATE).mkdir()
             for name in (".metadata", "__0_0.distcp"):
                 (folder / STATE / name).write_bytes(content)
-            curves = {
-                path.name: FileStart(n_bytes=path.stat().st_size, crc32=crc32(path))
-                for path in run.curves(0)
-            }
+            curves = file_starts(run.curve_sizes(0))
             checksums = StateChecksums(crc32=_checksums(folder / STATE), curves=curves)
             write_json(folder / STATE / CHECKSUMS, checksums)
             run.check_claim()

@@ -224,6 +224,21 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+def crc32(path: Path, n_bytes: int | None = None) -> int:
+    """Return the CRC-32 of a file, or of its first `n_bytes` bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    value = 0
+    with open_file(path) as file:
+        left = n_bytes
+        while chunk := file.read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES)):
+            value = zlib.crc32(chunk, value)
+            left = None if left is None else left - len(chunk)
+    return value
+
+
 def absolute(path: Path) -> Path:
     """Return an absolute path without links, like `Path.resolve`, which fails for a loop of links.
 
@@ -323,21 +338,6 @@ def parse_record(content: Json, record: type[VersionedT]) -> VersionedT:
 
 
 # -- files of lines -------------------------------------------------------------------------------
-
-
-def crc32(path: Path, n_bytes: int | None = None) -> int:
-    """Return the CRC-32 of a file, or of its first `n_bytes` bytes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    value = 0
-    with open_file(path) as file:
-        left = n_bytes
-        while chunk := file.read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES)):
-            value = zlib.crc32(chunk, value)
-            left = None if left is None else left - len(chunk)
-    return value
 
 
 class JsonLinesWriter:

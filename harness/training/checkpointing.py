@@ -235,10 +235,7 @@ class Checkpoints:
         """Flush the curves of this rank to disk; return their first bytes, up to the saved step."""
         self._run.flush(self._context.rank)
         with self._run.reading():
-            return {
-                path.name: FileStart(n_bytes=n_bytes, crc32=crc32(path, n_bytes))
-                for path, n_bytes in staged.curves.items()
-            }
+            return file_starts(staged.curves)
 
     def _complete(self, folder: Path, curves: Mapping[str, FileStart]) -> None:
         if self._context.is_first:
@@ -353,6 +350,14 @@ def _is_undamaged(state: Path) -> bool:
         return _recorded(state).crc32 == _checksums(state)
     except (OSError, StoreError, ValidationError):
         return False
+
+
+def file_starts(sizes: Mapping[Path, int]) -> dict[str, FileStart]:
+    """Return the first bytes of files, so many of each, by the names of the files."""
+    return {
+        path.name: FileStart(n_bytes=n_bytes, crc32=crc32(path, n_bytes))
+        for path, n_bytes in sizes.items()
+    }
 
 
 def saved_curves(folder: Path) -> dict[str, FileStart]:

@@ -93,11 +93,13 @@ def run_worker(run_path: Path, claim: int | None, loaded: Contents | None = None
 
 def _end_copies() -> None:
     """Kill the processes that a variant has forked from this one: they would slow later runs."""
-    with contextlib.suppress(psutil.Error, OSError):
-        own = psutil.Process()
-        for child in own.children(recursive=True):
-            if child.cmdline() == own.cmdline():  # else it is another program, as a compiler's
-                child.kill()
+    ignored = contextlib.suppress(psutil.Error, OSError)
+    with ignored:
+        command = psutil.Process().cmdline()
+        for child in psutil.Process().children(recursive=True):
+            with ignored:  # one that has just ended
+                if child.cmdline() == command:  # else it is another program, as a compiler's
+                    child.kill()
 
 
 def _claim(run: Run, spec: RunSpec) -> Claim:

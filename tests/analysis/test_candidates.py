@@ -40,7 +40,7 @@ def test_each_entry_is_in_one_candidate(fake, kind):
 
 
 def test_all_candidates_have_the_parallelism_of_the_baseline(fake):
-    """The speed of two processes is no property of a candidate that others lack."""
+    """Otherwise the speed of two processes would be compared with that of one."""
     fake.axes = AXES | PARALLEL
     fake.outcome = {f"rope-mha-single-s{seed}": ("pending", None, None) for seed in fake.seeds}
     mains = [candidate.main for candidate in find_candidates(read(fake))]
