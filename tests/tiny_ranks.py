@@ -14,6 +14,7 @@ FACTS = ("MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS", "ABLATIONS_TIMING", "CU
 def run_worker(path: Path, claim: object, loaded: object) -> None:
     """Record this rank's environment, then execute the script beside the run's folder."""
     facts: dict[str, object] = {name: os.environ.get(name) for name in FACTS}
+    facts["pid"] = os.getpid()
     facts["cores"] = sorted(os.sched_getaffinity(0))
     facts["blocked"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     script = path.with_suffix(".py").read_text()

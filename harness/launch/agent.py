@@ -28,6 +28,7 @@ from harness.launch import fork_server
 from harness.launch.cores import cores
 from harness.launch.loopback import Loopback, find_loopback
 from harness.launch.nodes import Nodes
+from harness.launch.parent import parent_death_signal
 from harness.launch.ranks import Ranks, mark_returned, register
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
@@ -52,6 +53,7 @@ EXITED = (
     "ended with exit code 0 before the run was done: remove the call of os._exit, or of C's exit, "
     "from the variant or the library that it uses"
 )
+SERVER_KILLED = "the fork server, its parent process, was killed"
 LOG_LINES = 50  # at the end of a run's log, in which a failed allocation is looked for
 RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
 START_TIMEOUT_S = 300.0  # of the ranks, after the rendezvous; the engine's own does not always end
@@ -242,7 +244,7 @@ class _Launch:
         if failure.exitcode == fork_server.NO_RESULT:
             return f"rank {rank} {EXITED}"
         if failure.exitcode == fork_server.NO_SERVER:
-            return f"rank {rank}: the fork server, its parent process, was killed"
+            return f"rank {rank}: {SERVER_KILLED}"
         if failure.exitcode >= 0:
             return None
         name = failure.signal_name()
@@ -294,6 +296,11 @@ class _Launch:
         if isinstance(self._error, RendezvousError) and self._nodes is not None:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
             return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"
+        if isinstance(self._error, fork_server.ForkServerKilled):
+            cause = f"a rank that started: {SERVER_KILLED}"
+            if self._nodes is None:
+                return "killed", cause
+            return "lost", f"{cause}, on {platform.node()}"
         if self._error is not None:
             return "error", _one_line(self._error)
         if self._nodes is not None:
@@ -327,7 +334,8 @@ class _Rank:
 
 
 def _run_rank(rank: _Rank) -> None:
-    """Run one rank: register its process, print into the run's log, end with the agent."""
+    """Run one rank: register its process, print into the run's log, end with its parents."""
+    parent_death_signal(signal.SIGKILL)()  # of the fork server, its parent
     if rank.slot.cores:
         os.sched_setaffinity(0, rank.slot.cores)
     if rank.slot.devices:
@@ -345,7 +353,7 @@ def _run_rank(rank: _Rank) -> None:
 
 
 def _end_with_agent() -> None:
-    """Kill this rank when the agent's process or the fork server has ended."""
+    """Kill this rank when the agent's process has ended."""
     agent = multiprocessing.parent_process()
     if agent is not None:
         connection.wait([agent.sentinel])

@@ -28,8 +28,13 @@ BLOCKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal
 NO_RESULT = 256  # a rank ended with code 0 before it returned
 NO_SERVER = 257  # the fork server ended, which would know the exit code
 
+_launch = getattr(popen_forkserver.Popen, "_launch")  # noqa: B009 - a method
 _exit_codes = threading.Lock()
 _folders: list[Path] = []  # of `Ranks`, of the launches of this process
+
+
+class ForkServerKilled(Exception):
+    """The fork server was killed while it started a process."""
 
 
 def start_fork_server() -> None:
@@ -37,6 +42,7 @@ def start_fork_server() -> None:
     loaded_code()
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     setattr(popen_forkserver.Popen, "poll", _poll)  # noqa: B010 - a method
+    setattr(popen_forkserver.Popen, "_launch", _launch_or_raise)  # noqa: B010 - a method
     resource_tracker.ensure_running()  # it unblocks SIGTERM in this thread when it starts
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
@@ -74,6 +80,18 @@ def expect_results(folder: Path) -> Iterator[None]:
         yield
     finally:
         _folders.remove(folder)
+
+
+def _launch_or_raise(self: popen_forkserver.Popen, process: multiprocessing.Process) -> None:
+    """Start a process as the replaced method does, with an error of its own for a lost server.
+
+    Raises:
+        ForkServerKilled: the fork server ended meanwhile.
+    """
+    try:
+        _launch(self, process)
+    except (ConnectionError, EOFError) as error:
+        raise ForkServerKilled from error
 
 
 def _poll(self: popen_forkserver.Popen, flag: int = os.WNOHANG) -> int | None:

@@ -9,7 +9,7 @@ import threading
 import time
 
 from harness.distributed.process_group import DistributedContext
-from harness.errors import ClaimLost, ExitCode
+from harness.errors import ClaimLost, ExitCode, StoreError
 from harness.results.claims import HEARTBEAT_S
 from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
@@ -78,8 +78,8 @@ class Watch:
         if self.joined is not None and self._limits.stall_left_s <= self._asking_s:
             self._roll_call.ask(self.joined)
         if reason is None:
-            return
-        if self._limits.has_stalled:
+            self._end_if_a_peer_has_stalled()
+        elif self._limits.has_stalled:
             self._end_stalled(reason)
         elif self._rank == 0 and asked_at is None:
             self.timeout = reason
@@ -109,6 +109,21 @@ class Watch:
         if silent:
             message = f"{reason}; no answer from {', '.join(map(self._describe, silent))}"
         self._record("lost" if silent else "timeout", message)
+        self._end_with_stacks(message)
+
+    def _end_if_a_peer_has_stalled(self) -> None:
+        """End this rank if another one has recorded a stall of this attempt.
+
+        To record it changes the run's files, so this rank would not find that they stopped to.
+        """
+        with contextlib.suppress(OSError, StoreError):  # the file server may be away for a while
+            status = self.run.status
+            is_of_this_attempt = status.claim is not None and status.claim == self.run.claim_number
+            has_stalled = status.status == "failed" and status.reason in ("lost", "timeout")
+            if is_of_this_attempt and has_stalled and not self._ended.is_set():
+                self._end_with_stacks(str(status.message))
+
+    def _end_with_stacks(self, message: str) -> None:
         print_stacks(f"rank {self._rank}: {message}")
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         n_later = local_world_size - _local_rank()

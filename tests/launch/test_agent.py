@@ -1,5 +1,6 @@
 """Without these, runs that train at once on one machine could disturb or end each other."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing import forkserver, popen_forkserver
 
+import psutil
 import pytest
 from tiny_run import tiny_spec
 
@@ -71,9 +73,19 @@ def facts(run: Run, rank: int = 0):
     return json.loads((run.path / f"rank{rank}.json").read_text())
 
 
-def wait_for_ranks(runs: Sequence[Run]) -> None:
-    while not all((run.path / "rank0.json").exists() for run in runs):
+def wait_for_ranks(runs: Sequence[Run], n_ranks: int = 1) -> None:
+    paths = [run.path / f"rank{rank}.json" for run in runs for rank in range(n_ranks)]
+    while not all(path.exists() for path in paths):
         time.sleep(0.02)
+
+
+def wait_for_the_end(pids: Sequence[int]) -> None:
+    deadline = time.monotonic() + 60
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < deadline, f"process {pid} stays"
+                time.sleep(0.02)
 
 
 def test_runs_at_once_keep_to_their_slots(new_run):
@@ -150,15 +162,51 @@ def test_a_killed_fork_server_is_named(new_run):
     """Its ranks end, and the next run has another one."""
     run = new_run("a", HANGS)
     (thread,) = start_all([run], [limits(2)])
-    wait_for_ranks([run])
+    wait_for_ranks([run], n_ranks=2)
+    pids = [facts(run, rank)["pid"] for rank in range(2)]
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGKILL)
     thread.join()
     assert (run.status.status, run.status.reason) == ("failed", "killed")
     assert "the fork server, its parent process, was killed" in run.status.message
+    wait_for_the_end(pids)
     after = new_run("b", DONE)
     agent.start(after, limits())
     assert after.status.status == "done" and forkserver._forkserver._forkserver_pid != server
+
+
+@pytest.mark.parametrize("rank", range(2))
+@pytest.mark.parametrize("moment", ["before it reads", "before it answers"])
+def test_a_fork_server_that_is_killed_while_ranks_start_is_named(
+    new_run, monkeypatch, moment, rank
+):
+    """No other rank stays."""
+    run = new_run("a", HANGS)
+    requests = []
+    connect = forkserver._forkserver.connect_to_new_process
+
+    def connect_and_kill(descriptors):
+        requests.append(descriptors)
+        if len(requests) <= rank:
+            return connect(descriptors)
+        wait_for_ranks([run], n_ranks=rank)
+        forkserver.ensure_running()
+        server = psutil.Process(forkserver._forkserver._forkserver_pid)
+        server.suspend()
+        try:
+            return connect(descriptors)
+        finally:
+            if moment == "before it reads":
+                server.kill()
+                wait_for_the_end([server.pid])
+            else:
+                threading.Timer(0.3, server.kill).start()
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_and_kill)
+    agent.start(run, limits(2))
+    assert (run.status.status, run.status.reason) == ("failed", "killed")
+    assert "the fork server, its parent process, was killed" in run.status.message
+    wait_for_the_end([facts(run, other)["pid"] for other in range(rank)])
 
 
 ABORTED = "import os; print('terminate called: std::bad_alloc', flush=True); os.abort()"

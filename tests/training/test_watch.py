@@ -10,6 +10,7 @@ from tiny_run import tiny_spec
 from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode
 from harness.results import limits as limiting
+from harness.results.files import write_json
 from harness.training import roll_call
 from harness.training import watch as watching
 from harness.training.main import _record_failure
@@ -35,6 +36,7 @@ def end(code: int) -> None:
 def watched(running, monkeypatch):
     """Return a function that makes the watch of a rank, which raises `Ended` in place of ending."""
     monkeypatch.setattr(watching, "print_stacks", lambda message: None)
+    monkeypatch.setattr(watching, "STACK_DUMP_GRACE_S", 0.0)
     monkeypatch.setattr(watching.os, "_exit", end)
 
     def make(rank=0, world_size=1, stop=None, **limits):
@@ -60,6 +62,36 @@ def test_a_rank_without_progress_ends_itself(watched, running, world_size, reaso
     assert check_until_ended(watch) == ExitCode.SOME_FAILED
     assert (running.status.status, running.status.reason) == ("failed", reason)
     assert "launch.stall_timeout_s = 0.2 s" in running.status.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "claim", "ends"),
+    [
+        ("timeout", 0, True),
+        ("lost", 0, True),
+        pytest.param("error", 0, False, id="another failure"),
+        pytest.param("timeout", -1, False, id="of an earlier attempt"),
+        pytest.param("timeout", None, False, id="of no claim"),
+    ],
+)
+def test_a_rank_ends_with_the_stall_that_a_peer_records(
+    watched, running, monkeypatch, reason, claim, ends
+):
+    """The record is a change of the run's files: a rank that looks later finds no stall."""
+    printed = []
+    monkeypatch.setattr(watching, "print_stacks", printed.append)
+    watch = watched(rank=1, world_size=2, stall_timeout_s=30.0)
+    watch._check()
+    running.finish("failed", reason, "no sign of life")
+    status = running.status
+    number = None if claim is None else status.claim + claim
+    write_json(running.path / "status.json", status.model_copy(update={"claim": number}))
+    if ends:
+        assert check_until_ended(watch) == ExitCode.SOME_FAILED
+        assert printed == ["rank 1: no sign of life"] and running.status == status
+    else:
+        watch._check()
+        assert not printed
 
 
 def test_a_time_limit_lets_the_run_save_first(watched):
@@ -117,7 +149,7 @@ class SimulatedRun:
     """The files of a run, which is also its status; `is_away` is whether the server is away."""
 
     claim_number = 1
-    status = SimpleNamespace(status="running")
+    status = SimpleNamespace(status="running", reason=None, claim=1)
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
