@@ -63,15 +63,18 @@ def user_line(error: BaseException) -> str:
 
     The exception may be that of a handler, which the variant's own exception led to.
     """
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        if str(trace.tb_frame.f_globals.get("__name__")).startswith(USER_PACKAGE):
-            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    if not place and error.__context__ is not None:
-        return user_line(error.__context__)
-    return place
+    seen: set[int] = set()  # a variant may make a cycle of them
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        place = ""
+        for frame, line in traceback.walk_tb(cause.__traceback__):
+            if str(frame.f_globals.get("__name__")).startswith(USER_PACKAGE):
+                place = f"{frame.f_code.co_filename}:{line}"
+        if place:
+            return place
+        seen.add(id(cause))
+        cause = cause.__context__
+    return ""
 
 
 def error_line(error: BaseException, files: Iterable[Path]) -> str:

@@ -9,9 +9,11 @@ import contextlib
 import math
 import mmap
 import os
+import queue
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +172,21 @@ def run_to_end(command: Callable[[], None]) -> None:
             _Process.child.answer(0 if code is None else code if isinstance(code, int) else 1)
 
 
+def _signals(watched: set[signal.Signals]) -> "queue.SimpleQueue[signal.struct_siginfo]":
+    """Return a queue of the blocked signals that this process gets from now on.
+
+    CPython's `sigtimedwait` returns a signal that has not come if the process is stopped meanwhile.
+    """
+    signals: queue.SimpleQueue[signal.struct_siginfo] = queue.SimpleQueue()
+
+    def wait() -> None:
+        while True:
+            signals.put(signal.sigwaitinfo(watched))
+
+    threading.Thread(target=wait, daemon=True).start()
+    return signals
+
+
 class _Watch:
     """The process that waits for the child."""
 
@@ -188,8 +205,11 @@ class _Watch:
         since = time.monotonic()
         is_shown = False
         kill_at: float | None = None
+        signals = _signals(watched)
         while not self._has_ended():
-            received = signal.sigtimedwait(watched, POLL_S)
+            received = None
+            with contextlib.suppress(queue.Empty):
+                received = signals.get(timeout=POLL_S)
             self._read_signals(0.0)
             self._forward(received)
             now = time.monotonic()
