@@ -45,7 +45,7 @@ device = "cpu"
 [axes]
 positional = ["learned", "rope"]
 """
-LIMIT_S = 30  # of a test machine that is busy: a pipe that is opened would wait forever
+LIMIT_S = 300  # of a test machine that is busy: a pipe that is opened would wait forever
 FUZZ = int(os.environ.get("FUZZ", "0"))
 
 

@@ -56,6 +56,7 @@ EXITED = (
 SERVER_KILLED = "the fork server, its parent process, was killed"
 LOG_LINES = 50  # at the end of a run's log, in which a failed allocation is looked for
 RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
+MIN_RENDEZVOUS_TIMEOUT_S = 60.0  # a busy machine starts one process seconds after another
 START_TIMEOUT_S = 300.0  # of the ranks, after the rendezvous; the engine's own does not always end
 # Nodes judge each other by their clocks, which may differ: lost nodes are found by their ranks.
 NEVER = 1_000_000
@@ -124,7 +125,8 @@ class _Launch:
             interface=place.interface if isinstance(place, Loopback) else None,
             threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
-        self._rendezvous_timeout_s = launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S
+        timeout_s = launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S
+        self._rendezvous_timeout_s = max(timeout_s, MIN_RENDEZVOUS_TIMEOUT_S)
         self._config = self._launch_config(place, scratch)
         self._ended = threading.Event()
         self._error: Exception | None = None

@@ -21,7 +21,7 @@ STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a ra
 ASKING_S = 30.0  # before a stall, in which the ranks ask each other: at most half of its limit
 RECORD_S = 0.2  # to record a stall within its limit: at most a tenth of it
 STACK_DUMP_STAGGER_S = 0.3  # between the stack dumps of two ranks, which share a log
-STACK_DUMP_GRACE_S = 3.0  # for ranks that notice a stall late: the first that ends ends all
+STACK_DUMP_GRACE_S = 6.0  # for ranks that notice a stall late: the first that ends ends all
 
 
 class Watch:

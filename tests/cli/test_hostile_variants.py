@@ -188,7 +188,7 @@ def run(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - until the end
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
             sys.argv = ["harness", *arguments]
-            isolation.LIMIT_S = 10.0
+            isolation.LIMIT_S = 30.0
             isolation.END_S = 1.0
             signal.signal(signal.SIGINT, signal.default_int_handler)
             app.main()

@@ -75,7 +75,9 @@ def facts(run: Run, rank: int = 0):
 
 def wait_for_ranks(runs: Sequence[Run], n_ranks: int = 1) -> None:
     paths = [run.path / f"rank{rank}.json" for run in runs for rank in range(n_ranks)]
+    deadline = time.monotonic() + 120
     while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline, [run.status for run in runs]
         time.sleep(0.02)
 
 

@@ -126,24 +126,30 @@ def test_a_cancelled_element_does_not_come_back(element, requeued, numbers):
     assert element.of(1).status.status == "pending"
 
 
+SIGNALLED_IMPORT = """
+import os, runpy, sys
+
+class Signal:
+    def find_spec(self, name, path=None, target=None):
+        if name == "harness.launch.slurm.element":
+            os.kill(os.getpid(), {number:d})
+
+sys.meta_path.insert(0, Signal())
+runpy.run_module("harness", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGUSR1, ExitCode.REQUEUE), (signal.SIGTERM, ExitCode.INTERRUPTED)],
 )
 def test_a_signal_during_the_imports_is_not_lost(element, new_harness, number, code):
     new_harness.env |= JOB | {"PATH": ""}  # without scontrol
-    process = new_harness.start("_element", element.path)
-    while process.poll() is None and not imports(process.pid):
-        pass
-    process.send_signal(number)
+    program = ("-c", SIGNALLED_IMPORT.format(number=number))
+    process = new_harness.start("_element", element.path, program=program)
     output, errors = process.communicate()
     assert process.returncode == code, errors
     assert number.name in output and {element.of(i).status.status for i in range(3)} == {"pending"}
-
-
-def imports(pid: int) -> bool:
-    """Return whether a process has begun to import the project, which takes a while."""
-    return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_a_signal_in_the_last_run_requeues_nothing(element, requeued):

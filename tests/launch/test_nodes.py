@@ -28,9 +28,7 @@ class TwoNodes:
     def __init__(self, harness: Harness, patch: pytest.MonkeyPatch) -> None:
         self.harness = harness
         self.study = harness.study('["slow"]', parallelism='[{ variant = "ddp", nproc = 2 }]')
-        self.fast = harness.folder / "fast"
-        is_slow = f"self.training and not os.path.exists({str(self.fast)!r})"
-        harness.variant("slow", f"time.sleep(0.2 if {is_slow} else 0.0)")
+        self.fast = harness.slow_variant()
         seeds = ",".join(map(str, range(len(KILLED))))
         self.options = ("--seeds", seeds)
         with contextlib.chdir(harness.folder), mock.patch.dict(os.environ, harness.env):

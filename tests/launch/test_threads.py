@@ -45,11 +45,11 @@ def test_a_stuck_run_is_ended_from_another_thread(new_harness):
     pids.mkdir()
     mark = f"open({str(pids)!r} + f'/{{os.getpid()}}', 'w').close()"
     new_harness.variant("hangs", f"{mark}; time.sleep(3600) if self.training else None")
-    limit = ["launch.stall_timeout_s=8"]
+    limit = ["launch.stall_timeout_s=15"]
     new_harness.process("run", study, settings=limit, program=("-c", IN_A_THREAD), code=1)
     (run,) = new_harness.runs()
     assert (run.status.status, run.status.reason) == ("failed", "timeout")
-    assert "launch.stall_timeout_s = 8 s" in run.status.message
+    assert "launch.stall_timeout_s = 15 s" in run.status.message
     ranks = [int(path.name) for path in pids.iterdir()]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
 

@@ -125,9 +125,9 @@ def test_the_check_takes_milliseconds(study):
     def best(function):
         times = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.thread_time()
             function()
-            times.append(time.perf_counter() - started)
+            times.append(time.thread_time() - started)
         return min(times)
 
     def read():

@@ -316,7 +316,6 @@ def wait_for_beat(path):
 
 def test_all_held_claims_beat_until_released(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "HEARTBEAT_S", 0.01)
-    monkeypatch.setattr(claims, "_HEARTS", {})
     runs = [Run(tmp_path / "study" / name) for name in "abc"]
     held = [take(run) for run in runs]
     for claim in held:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 from synthetic_results import step_record
@@ -148,7 +149,8 @@ def test_a_line_that_another_process_writes_is_not_torn(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     line = f"{step_record(0).model_dump_json()}\n"
     path.write_text(line[:9])
-    monkeypatch.setattr("time.sleep", lambda _: path.write_text(line))
+    clock = SimpleNamespace(sleep=lambda _: path.write_text(line))
+    monkeypatch.setattr("harness.results.files.time", clock)
     lines = JsonLinesWriter(path)
     lines.append(step_record(1))
     lines.close()

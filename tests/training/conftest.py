@@ -5,6 +5,7 @@ import torch
 from tiny_run import tiny_spec
 
 from harness.results.run import Run
+from harness.training import checkpointing
 
 
 @pytest.fixture(autouse=True)
@@ -12,6 +13,12 @@ def _restore_determinism():
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint_in_flight_is_written(monkeypatch):
+    """Let a training that fails wait for its checkpoint, however long a busy disk takes."""
+    monkeypatch.setattr(checkpointing, "CRASH_GRACE_S", 600.0)
 
 
 @pytest.fixture

@@ -402,12 +402,26 @@ def test_the_checkpoint_holds_the_state_at_its_save(tmp_path, run, ranks, gate):
         assert equal(other_average.values, saved_average)
 
 
+def join_writer():
+    """Wait until the checkpoint in flight is written, or has failed."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+
+
 def test_one_checkpoint_at_most_is_in_flight(tmp_path, run, ranks, gate):
     run_spec = spec(tmp_path)
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     checkpoints.save(1, 1.0)
-    threading.Timer(0.3, gate.set).start()
+    writer = checkpoints._thread
+
+    def join_late(timeout=None):
+        time.sleep(0.3)
+        gate.set()
+        threading.Thread.join(writer, timeout)
+
+    writer.join = join_late
     checkpoints.save(2, 2.0)
     assert (run.newest_checkpoint / "model.safetensors").exists(), "the save waited"
     assert checkpoints.blocked_s >= 0.25
@@ -460,15 +474,18 @@ def test_a_failed_write_ends_the_run_at_the_next_step(tmp_path, run, ranks, monk
     monkeypatch.setattr(weights_module, "save_file", fail)
     clip = optim.clip
 
-    def clip_late(*args):
-        time.sleep(0.05)
+    n_calls = itertools.count(1)
+
+    def wait_in_step_11(*args):
+        if next(n_calls) == 11:
+            join_writer()
         return clip(*args)
 
-    monkeypatch.setattr(optim, "clip", clip_late)
+    monkeypatch.setattr(optim, "clip", wait_in_step_11)
     message = r"checkpoint cannot be written \(\d+ bytes were free\): rank 0: OSError: .*No space"
     with pytest.raises(StateError, match=message):
         train(run, spec(tmp_path, eval_every=100, checkpoint_every=10, steps=20), ranks)
-    assert 10 < len(run.steps()) < 20 and listing(run) == {}
+    assert len(run.steps()) == 11 and listing(run) == {}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, run, ranks):
@@ -515,9 +532,7 @@ def test_steps_beside_a_write_are_flagged(tmp_path, run, ranks, gate, monkeypatc
     def open_in_step_6(*args):
         if next(n_calls) == 7:
             gate.set()
-            while not run.newest_checkpoint.exists():
-                time.sleep(0.01)
-            time.sleep(0.1)
+            join_writer()
         return clip(*args)
 
     monkeypatch.setattr(optim, "clip", open_in_step_6)
