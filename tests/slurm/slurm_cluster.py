@@ -123,6 +123,24 @@ class Cluster:
         """Kill the controller: commands fail, jobs go on."""
         self._kill_daemon("slurmctld")
 
+    def wait_until_saved(self) -> None:
+        """Wait until the controller has saved the present state of jobs and nodes, up to 5 s.
+
+        At least one job must run.
+        """
+        saved = f"saved {time.monotonic_ns()}"
+        job = next(job.id for job in self.jobs() if job.state == "RUNNING")
+        self.call("scontrol", "update", f"JobId={job}", f"Comment={saved}")
+        self.call("scontrol", "update", f"NodeName={self.nodes[0]}", f"Comment={saved}")
+        files = [self.folder / "state" / name for name in ("job_state", "node_state")]
+
+        def is_saved() -> bool:
+            with contextlib.suppress(FileNotFoundError):  # while the controller replaces one
+                return all(saved.encode() in file.read_bytes() for file in files)
+            return False
+
+        wait_until(is_saved, "the controller has saved its state")
+
     def stop_controller(self) -> None:
         """End the controller, which saves its state."""
         self._daemons["slurmctld"].terminate()

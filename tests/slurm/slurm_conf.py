@@ -8,8 +8,9 @@ TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 
 # Shorter times than in production, as tests wait for them. Only cores are shared out. No cgroups.
-# But processes that a test stops for a minute would let Slurm drain their node, until an
-# administrator resumes it, and jobs wait: UnkillableStepTimeout is above that.
+# But ranks end a step and save within KillWait, also on a busy machine. And processes that a test
+# stops for a minute would let Slurm drain their node, until an administrator resumes it, and jobs
+# wait: UnkillableStepTimeout is above that.
 CONFIGURATION = """
 ClusterName=ablations
 SlurmctldHost={host}({address})
@@ -47,7 +48,7 @@ MinJobAge=300
 ReturnToService=2
 SlurmdTimeout=10
 SlurmctldTimeout=10
-KillWait=5
+KillWait=60
 UnkillableStepTimeout=300
 InactiveLimit=0
 Waittime=0

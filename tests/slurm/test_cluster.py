@@ -20,6 +20,14 @@ def n_running(cluster: Cluster) -> int:
     return [job.state for job in cluster.jobs()].count("RUNNING")
 
 
+def all_run_again(cluster: Cluster) -> bool:
+    """Let the tasks of a lost node start again; return whether all three have their processes."""
+    cluster.repair()
+    cluster.start_requeued()
+    n_processes = sum(len(cluster.processes(node)) for node in cluster.nodes)
+    return n_running(cluster) == 3 and n_processes == 9
+
+
 def names(cluster: Cluster) -> set[str]:
     found = set()
     for process in cluster.all_processes():
@@ -48,10 +56,13 @@ def test_a_lost_node_and_controller_cost_no_job(make_cluster):
     cluster.kill_node("n1")
     assert not cluster.processes("n1")
     cluster.report_down("n1")
+    wait_until(lambda: n_running(cluster) == 1, "the controller has taken them back")
+    cluster.wait_until_saved()
     cluster.kill_controller()
     cluster.start_controller()
+    wait_until(cluster.answers, "the controller answers")
     cluster.start_node("n1")
-    wait_until(lambda: cluster.start_requeued() or n_running(cluster) == 3, "all tasks run again")
+    wait_until(lambda: all_run_again(cluster), "all tasks run again")
 
 
 def test_a_stopped_cluster_leaves_no_process_or_file(make_cluster):

@@ -61,7 +61,10 @@ def test_events_end_in_a_resume_or_a_named_failure(login):
     login.variant("slow", SLOW.format(fast=str(fast)))
     arguments = ("run", study, SEEDS, "--on=slurm")
     following = login.start_often(*arguments, settings=[*SETTINGS, *TRAIN])
-    wait_until(lambda: len(active(login)) == 6, "all are submitted")
+    # The queue has the jobs before the record of their submission has its job.
+    wait_until(
+        lambda: len(active(login).keys() & login.elements().keys()) == 6, "all are submitted"
+    )
     elements = {job: run for job, (run,) in login.elements().items()}
     started = time.time()
     wait_until(lambda: all(map(n_saved_steps, elements.values())), "all have saved a checkpoint")

@@ -101,9 +101,11 @@ def test_two_submitters_of_a_study_submit_nothing_twice(login):
 
 
 def test_a_cancelled_study_stays_away_until_it_is_run_again(login):
+    """The run would take minutes: it does not end before it is cancelled."""
     study = login.study('["slow"]')
     fast = login.slow_variant()
-    login("run", study, "--on=slurm", "--no-wait", settings=ON_SLURM)
+    settings = [*ON_SLURM, "train.steps=400", "train.tokens_per_step=128", "train.eval_every=400"]
+    login("run", study, "--on=slurm", "--no-wait", settings=settings)
     wait_until(lambda: any(run.last_step() for run in login.runs()), "the run trains")
     (run,) = login.runs()
     assert "running on" in login("status", study).stdout
@@ -112,5 +114,5 @@ def test_a_cancelled_study_stays_away_until_it_is_run_again(login):
     assert run.status.status == "interrupted"
     n_done = len(run.steps())
     fast.touch()
-    assert "1 of 1 done" in login("run", study, "--on=slurm", settings=ON_SLURM).stderr
+    assert "1 of 1 done" in login("run", study, "--on=slurm", settings=settings).stderr
     assert run.probes.resumed_at == [n_done] and run.status.attempts == 2
