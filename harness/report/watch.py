@@ -52,7 +52,7 @@ def update_until_done(
             is edited, the report waits for a valid one.
     """
     folders: dict[str, Path] = {}
-    last_changes: dict[str, float] = {}
+    reported: dict[str, tuple[float, Sequence[str]]] = {}
     waiting: set[str] = set()
     while True:
         started = time.monotonic()
@@ -64,15 +64,16 @@ def update_until_done(
         for request in asked:
             name = request.study
             try:
+                changed = request.last_change(store)
                 states = [run.outcome.status for run in store.runs(name)]
                 if not states:
                     raise FileNotFoundError(store.root / name)
                 n_left = sum(state in OPEN for state in states)
-                changed = request.last_change(store)
-                if last_changes.get(name) != changed:
+                # A run may end between the two reads: either alone misses its end.
+                if reported.get(name) != (changed, states):
                     folder = request.write(store, out, interval_s if n_left else None)
                     folders[name] = folder
-                    last_changes[name] = changed
+                    reported[name] = (changed, states)
                     done = f"{states.count('done')} of {len(states)} runs done"
                     log(f"{time.strftime('%H:%M:%S')} {name}: {done}: {folder / 'index.html'}")
                 n_open += n_left
@@ -82,7 +83,7 @@ def update_until_done(
                 if isinstance(error, UserError) and name not in folders:
                     raise
                 n_open += 1
-                last_changes.pop(name, None)
+                reported.pop(name, None)
                 if name not in waiting:
                     waiting.add(name)
                     is_missing = isinstance(error, FileNotFoundError)

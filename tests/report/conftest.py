@@ -6,11 +6,26 @@ import pytest
 
 from harness import report
 
+# True if the window has this width and each chart was drawn for it. A chart outside the window may
+# be drawn later, but one that was drawn already has its new width.
+SETTLED = """(width) => innerWidth === width
+  && [...document.querySelectorAll(".plot")].every((plot) => {
+    const { top, bottom } = plot.getBoundingClientRect();
+    if (!plot.offsetParent) return true;
+    const isSeen = bottom > 0 && top < innerHeight;
+    const layout = plot._fullLayout;
+    if (!layout) return !isSeen;
+    const size = width <= 700 ? 11 : 12; // of the font
+    return Math.abs(layout.width - plot.clientWidth) <= 1
+      && (!isSeen || layout.font.size === size);
+  })"""
+
 
 @pytest.fixture(scope="session")
 def browser():
     """A Chromium, playwright's own or the system's."""
     sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=60_000)  # the tests may share a processor
     with sync_api.sync_playwright() as playwright:
         for path in (None, shutil.which("chromium"), shutil.which("google-chrome")):
             try:
@@ -43,3 +58,24 @@ def opened(browser, fake):
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto((folder / "index.html").as_uri())
         yield page
+
+
+@pytest.fixture
+def settle():
+    """Return a function that waits until the charts of a page have the size of its window."""
+
+    def wait(page):
+        page.wait_for_function(SETTLED, arg=page.viewport_size["width"], timeout=60_000)
+
+    return wait
+
+
+@pytest.fixture
+def resize(settle):
+    """Return a function that gives a page another size and waits until its charts have it."""
+
+    def change(page, width, height):
+        page.set_viewport_size({"width": width, "height": height})
+        settle(page)
+
+    return change

@@ -69,11 +69,11 @@ def test_charts_are_drawn_without_errors_or_requests(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_width_is_readable_and_accessible(page, scheme):
+def test_every_width_is_readable_and_accessible(page, resize, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.emulate_media(color_scheme=scheme)
     for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
+        resize(page, width, 900)
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0, width
         found = axe.run(page)

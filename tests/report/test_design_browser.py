@@ -56,15 +56,14 @@ def crowded():
 
 
 @pytest.fixture
-def at_size(opened):
+def at_size(opened, resize):
     """Return a function that gives the opened page another size."""
 
-    def resize(width, height):
-        opened.set_viewport_size({"width": width, "height": height})
-        opened.wait_for_timeout(150)
+    def change(width, height):
+        resize(opened, width, height)
         return opened
 
-    return resize
+    return change
 
 
 def show_crowded(page, tmp_path):
@@ -91,11 +90,12 @@ def test_a_phone_shows_question_answer_and_advice_in_order(at_size):
         assert row.locator(".verdict").bounding_box()["x"] < 390
 
 
-def test_a_phone_names_the_rows_of_every_panel(at_size):
+def test_a_phone_names_the_rows_of_every_panel(at_size, settle):
     page = at_size(390, 844)
     plot = page.locator("#plot-contexts")
     plot.scroll_into_view_if_needed()
     sync_api.expect(plot.locator(".main-svg").first).to_be_attached()
+    settle(page)  # it may have been drawn for a wide window
     names = [plot.locator(f".y{n}tick text").all_inner_texts() for n in ("", "2", "3", "4")]
     assert names[0] and all(of_panel == names[0] for of_panel in names)
 
@@ -126,6 +126,7 @@ def test_nothing_is_wider_than_the_window(at_size, tmp_path):
 def test_print_has_every_chart_and_table_whole(opened):
     opened.emulate_media(media="print", color_scheme="dark")
     opened.set_viewport_size({"width": PAPER, "height": 1000})
+    sync_api.expect(opened.locator("html.paper")).to_be_attached()
     for plot in opened.locator(".plot").all():
         sync_api.expect(plot.locator(".main-svg").first).to_be_attached()
         assert plot.locator(".main-svg").first.bounding_box()["width"] <= PAPER
@@ -138,7 +139,7 @@ def test_print_has_every_chart_and_table_whole(opened):
     assert opened.evaluate(WIDE, PAPER) == []
     assert opened.pdf(format="A4").startswith(b"%PDF")
     opened.emulate_media(media="screen")
-    assert opened.locator("main details[open]").count() == 0
+    sync_api.expect(opened.locator("main details[open]")).to_have_count(0)
     assert opened.wrong == []
 
 

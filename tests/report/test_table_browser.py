@@ -150,8 +150,8 @@ def test_labels_are_escaped_for_each_format(page, label):
         assert expected in text
 
 
-def test_cards_of_a_phone_begin_with_name_and_verdict(page):
-    page.set_viewport_size({"width": 390, "height": 844})
+def test_cards_of_a_phone_begin_with_name_and_verdict(page, resize):
+    resize(page, 390, 844)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for row in page.locator(ROWS).all():
         verdict = row.locator("td").first

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from harness.cli import app as cli
+from harness.report.watch import ReportRequest
 
 
 def watch(fake, out):
@@ -57,6 +58,36 @@ def test_an_unchanged_report_is_not_rewritten(one_axis, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.report.watch.sleep", sleep)
     assert watch(one_axis, tmp_path / "out") == 130  # as whoever stops it with Ctrl-C
     assert len(slept) == 3 and len(written) == 1 and min(slept) >= 1
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_the_last_run_may_end_between_two_reads(one_axis, tmp_path, no_figures, monkeypatch, side):
+    """The last report has all runs, whether a run ends just before or after the time is read."""
+    one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
+    one_axis.write()
+    last_change = ReportRequest.last_change
+    # With "before", the end is in the first report; with "after", the first report lacks it.
+    rounds = iter([side == "before", True])
+
+    def end_last_run():
+        if one_axis.outcome and next(rounds):
+            one_axis.outcome = {}
+            one_axis.run(("learned", "gqa2", "single"), 1)
+
+    def racing(request, store):
+        if side == "before":
+            end_last_run()
+        changed = last_change(request, store)
+        if side == "after":
+            end_last_run()
+        return changed
+
+    monkeypatch.setattr(ReportRequest, "last_change", racing)
+    monkeypatch.setattr("harness.report.watch.sleep", lambda seconds: None)
+    assert watch(one_axis, tmp_path / "out") == 0
+    assert not one_axis.outcome
+    last = (tmp_path / "out" / "tiny" / "index.html").read_text()
+    assert "6 of 6 runs done" in last and 'id="refresh"' not in last
 
 
 def test_an_interval_below_a_second_is_refused(one_axis, capsys):

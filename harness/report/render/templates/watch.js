@@ -23,12 +23,16 @@
     }
   } catch { /* some browsers have no storage for local files */ }
 
-  setInterval(() => {
-    if (!checkbox.checked || document.hidden) return;
+  function save() {
     try {
       const state = { values: fields.map(value), top: scrollY };
       sessionStorage.setItem(key, JSON.stringify(state));
     } catch { /* as above */ }
+  }
+
+  setInterval(() => {
+    if (!checkbox.checked || document.hidden) return;
+    addEventListener("pagehide", save); // the reader may change inputs while the new page loads
     location.reload();
   }, 1000 * Number(checkbox.dataset.seconds));
 })();
