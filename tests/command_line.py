@@ -113,17 +113,17 @@ class Harness:
             "        return x\n"
         )
 
-    def slow_variant(self) -> Path:
+    def slow_variant(self, seconds: float = 0.3, later_s: float | None = None) -> Path:
         """Add the variant `slow`, which sleeps in training until the returned file exists.
 
-        It sleeps longer after four calls: a test has time to stop or kill its run.
+        After four calls it sleeps for `later_s`: a test has time to stop or kill its run.
         """
         fast = self.folder / "fast"
         self.variant(
             "slow",
             "self.calls = getattr(self, 'calls', 0) + self.training\n"
             f"        if self.training and not os.path.exists({str(fast)!r}):\n"
-            "            time.sleep(0.3 if self.calls <= 4 else 1.5)",
+            f"            time.sleep({seconds} if self.calls <= 4 else {later_s or seconds})",
         )
         return fast
 

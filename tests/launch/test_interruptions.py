@@ -22,7 +22,7 @@ def test_a_stopped_run_resumes_from_its_last_step(new_harness, number, to_all):
     No checkpoint was due yet.
     """
     study = new_harness.study('["slow"]', '["mha"]', DDP)
-    fast = new_harness.slow_variant()
+    fast = new_harness.slow_variant(later_s=1.5)
     process = new_harness.start("run", study, settings=["train.eval_every=100"])
     run = new_harness.wait_for_steps(process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -42,7 +42,7 @@ def test_a_stopped_run_resumes_from_its_last_step(new_harness, number, to_all):
 
 def test_a_killed_study_leaves_no_process_and_resumes(new_harness):
     study = new_harness.study('["slow"]', '["mha"]', DDP)
-    fast = new_harness.slow_variant()
+    fast = new_harness.slow_variant(later_s=1.5)
     process = new_harness.start("run", study)
     run = new_harness.wait_for_steps(process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -61,7 +61,7 @@ def test_a_killed_study_leaves_no_process_and_resumes(new_harness):
 def test_a_killed_rank_is_reported_as_killed(new_harness):
     """The other rank fails on a broken connection, which must not become the reason."""
     study = new_harness.study('["slow"]', '["mha"]', DDP)
-    fast = new_harness.slow_variant()
+    fast = new_harness.slow_variant(later_s=1.5)
     process = new_harness.start("run", study, settings=AT_EVERY_STEP)
     run = new_harness.wait_for_steps(process, 2, n_saved=1)
     servers = command_process(process.pid).children()

@@ -28,7 +28,7 @@ class TwoNodes:
     def __init__(self, harness: Harness, patch: pytest.MonkeyPatch) -> None:
         self.harness = harness
         self.study = harness.study('["slow"]', parallelism='[{ variant = "ddp", nproc = 2 }]')
-        self.fast = harness.slow_variant()
+        self.fast = harness.slow_variant(later_s=1.5)
         seeds = ",".join(map(str, range(len(KILLED))))
         self.options = ("--seeds", seeds)
         with contextlib.chdir(harness.folder), mock.patch.dict(os.environ, harness.env):

@@ -113,13 +113,6 @@ class Login(Harness):
             os.sched_setaffinity(0, cores)
             self.env["SLURM_CONF"] = of_cluster
 
-    def slow_variant(self, name: str = "slow", seconds: float = 0.3) -> Path:
-        """Add a positional variant that sleeps in training until the returned file exists."""
-        fast = self.folder / "fast"
-        is_slow = f"self.training and not os.path.exists({str(fast)!r})"
-        self.variant(name, f"time.sleep({seconds} if {is_slow} else 0.0)")
-        return fast
-
 
 def curves(results: Path, study: str = "s") -> dict[str, object]:
     """Return what the runs of a study have recorded that does not depend on time, by run id."""
