@@ -1,6 +1,5 @@
 """Without these, runs that train at once on one machine could disturb or end each other."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from multiprocessing import forkserver, popen_forkserver
 
 import psutil
 import pytest
+from command_line import all_end
 from tiny_run import tiny_spec
 
 from harness.errors import ClaimLost
@@ -81,13 +81,8 @@ def wait_for_ranks(runs: Sequence[Run], n_ranks: int = 1) -> None:
         time.sleep(0.02)
 
 
-def wait_for_the_end(pids: Sequence[int]) -> None:
-    deadline = time.monotonic() + 60
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                assert time.monotonic() < deadline, f"process {pid} stays"
-                time.sleep(0.02)
+def processes(run: Run, n_ranks: int) -> list[psutil.Process]:
+    return [psutil.Process(facts(run, rank)["pid"]) for rank in range(n_ranks)]
 
 
 def test_runs_at_once_keep_to_their_slots(new_run):
@@ -165,13 +160,13 @@ def test_a_killed_fork_server_is_named(new_run):
     run = new_run("a", HANGS)
     (thread,) = start_all([run], [limits(2)])
     wait_for_ranks([run], n_ranks=2)
-    pids = [facts(run, rank)["pid"] for rank in range(2)]
+    ranks = processes(run, 2)
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGKILL)
     thread.join()
     assert (run.status.status, run.status.reason) == ("failed", "killed")
     assert "the fork server, its parent process, was killed" in run.status.message
-    wait_for_the_end(pids)
+    assert all_end(ranks)
     after = new_run("b", DONE)
     agent.start(after, limits())
     assert after.status.status == "done" and forkserver._forkserver._forkserver_pid != server
@@ -185,6 +180,7 @@ def test_a_fork_server_that_is_killed_while_ranks_start_is_named(
     """No other rank stays."""
     run = new_run("a", HANGS)
     requests = []
+    ranks = []
     connect = forkserver._forkserver.connect_to_new_process
 
     def connect_and_kill(descriptors):
@@ -192,6 +188,7 @@ def test_a_fork_server_that_is_killed_while_ranks_start_is_named(
         if len(requests) <= rank:
             return connect(descriptors)
         wait_for_ranks([run], n_ranks=rank)
+        ranks.extend(processes(run, rank))
         forkserver.ensure_running()
         server = psutil.Process(forkserver._forkserver._forkserver_pid)
         server.suspend()
@@ -200,7 +197,7 @@ def test_a_fork_server_that_is_killed_while_ranks_start_is_named(
         finally:
             if moment == "before it reads":
                 server.kill()
-                wait_for_the_end([server.pid])
+                assert all_end([server])
             else:
                 threading.Timer(0.3, server.kill).start()
 
@@ -208,7 +205,7 @@ def test_a_fork_server_that_is_killed_while_ranks_start_is_named(
     agent.start(run, limits(2))
     assert (run.status.status, run.status.reason) == ("failed", "killed")
     assert "the fork server, its parent process, was killed" in run.status.message
-    wait_for_the_end([facts(run, other)["pid"] for other in range(rank)])
+    assert len(ranks) == rank and all_end(ranks)
 
 
 ABORTED = "import os; print('terminate called: std::bad_alloc', flush=True); os.abort()"
