@@ -236,11 +236,15 @@ class _Launch:
         return self._stop.requested is not None or self._early_end() is not None
 
     def _early_end(self) -> str | None:
-        """Return which rank of this node was killed or exited with code 0, if that came first.
+        """Return which process of this node was killed or exited with code 0, if that came first.
 
         None if the launcher ended it.
         """
-        if self._stop.requested is not None or not isinstance(self._error, ChildFailedError):
+        if self._stop.requested is not None:
+            return None
+        if isinstance(self._error, fork_server.ForkServerKilled):
+            return f"a rank that started: {SERVER_KILLED}"
+        if not isinstance(self._error, ChildFailedError):
             return None
         rank, failure = self._error.get_first_failure()
         if failure.exitcode == fork_server.NO_RESULT:
@@ -299,7 +303,7 @@ class _Launch:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
             return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"
         if isinstance(self._error, fork_server.ForkServerKilled):
-            cause = f"a rank that started: {SERVER_KILLED}"
+            cause = self._early_end() or SERVER_KILLED
             if self._nodes is None:
                 return "killed", cause
             return "lost", f"{cause}, on {platform.node()}"
